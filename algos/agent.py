@@ -1,0 +1,308 @@
+"""The contract between an algorithm and the bench, and the few things every agent does the same way.
+
+An agent is one file of this package (or any class elsewhere) that derives from `Agent`, once:
+
+* ``Config``   a frozen dataclass; every field has a default, a meaning and a source.
+* ``data``     what it trains on: `Replay` (or `Rollout`), read by the run loop.
+* ``phases``   the parts of an update, in order; ``phase(batch, noise)`` is a method with the phase's name.
+* ``draws``    the random numbers that a phase, or an acting mode, needs.
+* ``act``      actions for a batch of observations.
+
+Every loss is a pure function of (parameters, batch, noise). So recorded draws of a published implementation can be fed
+in, a run can be replayed, and a phase can be captured in a CUDA graph. An agent never looks at a clock, a device or a
+file; phases return detached tensors of any shape, which `diagnose` reduces when a line of the log is due.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+MODES = ("explore", "own", "sample")  # explore: with the method's exploration; own: the method's own evaluation; sample
+
+
+class EnvSpec(Protocol):
+    """What an agent may know of its environment (`envs.EnvSpec` has more)."""
+
+    id: str
+    obs_dim: int
+    act_dim: int
+    action_low: tuple[float, ...] | None
+    action_high: tuple[float, ...] | None
+    horizon: int
+    discount: float | None
+
+
+class Batch(NamedTuple):
+    """Transitions. With n-step returns `reward` is the discounted sum and `next_obs` lies k <= n steps ahead.
+
+    obs [B, S], action [B, A], reward [B], discount [B] (gamma^k, 0 after a termination), next_obs [B, S].
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_obs: Tensor
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of an update, due at update numbers start, start + every, start + 2 every, ... (the first update is 0)."""
+
+    name: str
+    every: int = 1
+    start: int = 0
+
+    def due(self, update: int) -> bool:
+        return update >= self.start and (update - self.start) % self.every == 0
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Data need of an off-policy agent: uniform batches from a ring buffer, one update per decision."""
+
+    batch_size: int
+    capacity: int
+    n_step: int
+    gamma: float
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Settings every off-policy agent shares; its own Config extends this one. Benchmark defaults."""
+
+    actor_hidden: tuple[int, ...] = (256, 256)  # widths of the actor's hidden layers
+    critic_hidden: tuple[int, ...] = (256, 256)  # widths of each critic's hidden layers
+    critic_activation: str = "relu"
+    actor_activation: str = "mish"
+    init: str = "xavier"  # initial weights: xavier (official QSM) | torch (torch.nn.Linear's default)
+    gamma: float = 0.99  # discount per decision
+    tau: float = 0.005  # Polyak rate of the target critics
+    actor_lr: float = 3e-4  # Adam
+    critic_lr: float = 3e-4  # Adam
+    batch_size: int = 256
+    capacity: int = 1_000_000  # transitions kept
+    n_step: int = 1  # steps in the return; the bootstrap uses gamma^k for the k actually used, without correction
+    grad_clip: float = 0.0  # largest 2-norm of each optimizer's gradient; 0: no clipping
+
+    def __post_init__(self) -> None:
+        for name in ("actor_hidden", "critic_hidden"):
+            widths = getattr(self, name)
+            require(len(widths) >= 1 and min(widths) >= 1, name, widths, "one or more widths of 1 or more")
+        for name in ("critic_activation", "actor_activation"):
+            require_choice(name, getattr(self, name), ("relu", "mish", "tanh"))
+        require_choice("init", self.init, ("xavier", "torch"))
+        require(0 <= self.gamma <= 1, "gamma", self.gamma, "a value in [0, 1]")
+        require(0 < self.tau <= 1, "tau", self.tau, "a value in (0, 1]")
+        for name in ("actor_lr", "critic_lr"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("batch_size", "capacity", "n_step"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.batch_size <= self.capacity, "batch_size", self.batch_size, f"at most the capacity {self.capacity}")
+        require(self.grad_clip >= 0, "grad_clip", self.grad_clip, "0 (off) or more")
+
+
+def require(condition: bool, name: str, found: object, wanted: str) -> None:
+    """Raise a ValueError that names the setting, what was found and what would be right."""
+    if not condition:
+        raise ValueError(f"{name}={found!r} is out of range: it takes {wanted}")
+
+
+def require_choice(name: str, found: str, choices: tuple[str, ...]) -> None:
+    require(found in choices, name, found, "one of " + ", ".join(choices))
+
+
+class Draw(NamedTuple):
+    """A declared random number: shape and kind; `high` bounds an integer draw (exclusive)."""
+
+    shape: tuple[int, ...]
+    kind: str  # normal | uniform | integer
+    high: int = 0
+
+
+def normal(*shape: int) -> Draw:
+    """Standard normal numbers."""
+    return Draw(shape, "normal")
+
+
+def uniform(*shape: int) -> Draw:
+    """Numbers uniform in [0, 1)."""
+    return Draw(shape, "uniform")
+
+
+def integers(high: int, *shape: int) -> Draw:
+    """Integers uniform in {0, ..., high - 1}."""
+    return Draw(shape, "integer", high)
+
+
+def sample(draws: Mapping[str, Draw], generator: torch.Generator, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Draw everything that was declared: the one place where a run's random numbers are made."""
+    noise = {}
+    for name, (shape, kind, high) in draws.items():
+        if kind == "normal":
+            noise[name] = torch.randn(shape, generator=generator, device=device)
+        elif kind == "uniform":
+            noise[name] = torch.rand(shape, generator=generator, device=device)
+        else:
+            noise[name] = torch.randint(high, shape, generator=generator, device=device)
+    return noise
+
+
+class Adam(torch.optim.Adam):
+    """Adam over the gradients of one loss with respect to its own parameters only, with optional norm clipping."""
+
+    def __init__(self, modules: nn.Module | list[Tensor], lr: float, clip: float = 0.0):
+        params = list(modules.parameters()) if isinstance(modules, nn.Module) else list(modules)
+        super().__init__(params, lr=lr, fused=True)
+        self.own, self.clip = params, clip
+
+    def minimise(self, loss: Tensor) -> None:
+        """One step on `loss`. Nothing but this optimizer's parameters gets a gradient, so no work is wasted on others."""
+        for parameter, gradient in zip(self.own, torch.autograd.grad(loss, self.own), strict=True):
+            parameter.grad = gradient
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.own, self.clip)
+        self.step()
+
+    def set_lr(self, lr: float) -> None:
+        self.param_groups[0]["lr"] = lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds the gradients of the last step, from which a log line takes its norm."""
+        return super().state_dict() | {"grads": [p.grad for p in self.own]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict({key: value for key, value in state.items() if key != "grads"})
+        for parameter, grad in zip(self.own, state["grads"], strict=True):
+            parameter.grad = None if grad is None else grad.to(parameter)
+
+    def grad_norm(self) -> Tensor | None:
+        """2-norm of the gradient of the last step (after clipping), or None before the first."""
+        grads = [p.grad for p in self.own if p.grad is not None]
+        return nn.utils.get_total_norm(grads) if grads else None
+
+
+def cosine_decay(lr: float, update: int, decay_updates: int) -> float:
+    """Cosine schedule from lr to 0 over `decay_updates` (0: constant)."""
+    if decay_updates == 0:
+        return lr
+    return lr * 0.5 * (1 + math.cos(math.pi * min(update, decay_updates) / decay_updates))
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) target + rate online, over all parameters."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)
+
+
+class Agent:
+    """Base of every agent. Subclasses build their networks in `__init__` after calling this one.
+
+    spec: the environment; config: an instance of `Config`; generator: for the initial weights (CPU); device: a torch
+    device. Raises ValueError where the environment does not fit (unbounded actions for an agent that needs bounds).
+    """
+
+    Config: type
+    data: Replay
+    phases: tuple[Phase, ...] = ()
+    bounded_actions = True  # acts in [-1, 1]^A
+
+    def __init__(self, spec: EnvSpec, config: Any, generator: torch.Generator, device: torch.device | str = "cpu"):
+        if self.bounded_actions and spec.action_low is None:
+            raise ValueError(f"{type(self).__name__} needs bounded actions; those of {spec.id} are unbounded")
+        self.spec, self.config, self.device = spec, config, torch.device(device)
+        self.updates = 0
+
+    def replay_need(self) -> Replay:
+        c = self.config
+        gamma = c.gamma if self.spec.discount is None else self.spec.discount
+        return Replay(c.batch_size, c.capacity, c.n_step, gamma)
+
+    # -- to be given by the algorithm --------------------------------------------------------------------------------
+    def draws(self, phase: str, n: int) -> dict[str, Draw]:
+        """The random numbers of a phase for a batch of n, or of a mode of `act` for n observations."""
+        raise NotImplementedError
+
+    def act(self, obs: Tensor, noise: Mapping[str, Tensor], mode: str) -> Tensor:
+        """Actions [N, A] for observations [N, S]; mode is one of MODES."""
+        raise NotImplementedError
+
+    def value(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The smaller target critic's value [N], by which best-of-N evaluation picks. obs [N, S], action [N, A]."""
+        raise NotImplementedError
+
+    # -- the same for all --------------------------------------------------------------------------------------------
+    def due(self) -> list[Phase]:
+        return [phase for phase in self.phases if phase.due(self.updates)]
+
+    def update(
+        self,
+        batch: Batch,
+        noise: Mapping[str, Mapping[str, Tensor]],
+        run: Callable[[Phase, Batch, Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor]:
+        """Run the phases that are due, in order, and count the update.
+
+        noise maps each due phase's name to its draws. `run` stands between: the bench passes one that times the phase,
+        compiles it or replays a graph. Returns the detached tensors of all phases.
+        """
+        info: dict[str, Tensor] = {}
+        for phase in self.due():
+            method = self.run_phase if run is None else run
+            info |= method(phase, batch, noise[phase.name])
+        self.updates += 1
+        return info
+
+    def run_phase(self, phase: Phase, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return getattr(self, phase.name)(batch, noise)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Networks by attribute name, targets included."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, nn.Module)}
+
+    def optimizers(self) -> dict[str, Adam]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Adam)}
+
+    def trained(self) -> dict[str, list[Tensor]]:
+        """Parameters moved by each optimizer, by the optimizer's attribute name."""
+        return {name: optimizer.own for name, optimizer in self.optimizers().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything an exact continuation needs but the replay: networks, targets, optimizers, the update counter."""
+        parts = {name: value.state_dict() for name, value in (self.networks() | self.optimizers()).items()}
+        return parts | {"updates": self.updates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`. Raises KeyError for a missing part and RuntimeError for a shape that differs."""
+        for name, value in (self.networks() | self.optimizers()).items():
+            value.load_state_dict(state[name])
+        self.updates = int(state["updates"])
+
+    def diagnose(self, info: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars for a line of the log, from what the last update's phases returned. Called at log intervals only.
+
+        Scalars pass; `q` gives mean and max; tensors whose name ends in `actions` give their standard deviation and the
+        fraction on the bound; any other tensor its mean. Each optimizer adds its gradient's norm.
+        """
+        out = {}
+        for name, value in info.items():
+            if value.dim() == 0:
+                out[name] = value
+            elif name.endswith("actions"):
+                out[f"{name}_std"] = value.std(dim=0, correction=0).mean()
+                out[f"{name}_on_bound"] = (value.abs() >= 1).float().mean()
+            else:
+                out[f"{name}_mean"] = value.mean()
+                if name == "q":
+                    out["q_max"] = value.max()
+        for name, optimizer in self.optimizers().items():
+            norm = optimizer.grad_norm()
+            if norm is not None:
+                out[f"{name.removesuffix('_optimizer')}_grad_norm"] = norm
+        return out

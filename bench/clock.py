@@ -1,0 +1,50 @@
+"""Wall-clock and process time of one run, split by phase, summed over its sessions."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+OVERHEAD = ("eval", "checkpoint", "log", "setup")  # everything else is active training time
+
+
+class Clock:
+    """`lap(phase)` charges the time since the last lap to a phase, so the phases add up to the whole."""
+
+    def __init__(self, wall: dict[str, float] | None = None, process: float = 0.0, updates: int = 0):
+        self.wall = dict(wall or {})
+        self.updates = updates
+        self._process_before, self._process_start = process, time.process_time()
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.wall[phase] = self.wall.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    @property
+    def active(self) -> float:
+        """Seconds of training: acting, stepping, storing, sampling and updating; no evaluation, log or checkpoint."""
+        return sum(seconds for phase, seconds in self.wall.items() if phase not in OVERHEAD)
+
+    @property
+    def process(self) -> float:
+        return self._process_before + time.process_time() - self._process_start
+
+    def state(self) -> dict[str, object]:
+        return {"wall": dict(self.wall), "process": self.process, "updates": self.updates}
+
+    def record(self) -> dict[str, object]:
+        return {
+            "wall": {phase: round(seconds, 6) for phase, seconds in self.wall.items()},
+            "active": round(self.active, 6),
+            "process": round(self.process, 6),
+            "total": round(sum(self.wall.values()), 6),
+            "updates_timed": self.updates,
+            "rss_mb": round(peak_memory_mb(), 1),
+        }
+
+
+def peak_memory_mb() -> float:
+    """Largest resident set of this process so far, in MB (Linux reports kB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

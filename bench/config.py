@@ -1,0 +1,357 @@
+"""The schema of a run, and its composition from conf/, a preset and what the user typed.
+
+conf/ holds the values, Hydra composes them, the frozen dataclasses below say what each key means and what it takes.
+A setting is either identity (it decides the numbers) or operation (how the work is done): `OPERATION` lists the latter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import functools
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import algos
+import envs
+from algos import nearest
+
+CONF = Path(__file__).resolve().parent.parent / "conf"  # package data, found from here and never from the cwd
+OPERATION = ("checkpoint_every", "logger", "keep_replay", "threads")  # may differ between two sessions of one run
+AUTO = ("warmup", "eval_every", "log_every")  # derived from `steps` where the user gives none; a continued run keeps its own
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; the message is one line that says why and what would be right."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The evaluation rule, one for every algorithm."""
+
+    episodes: int = 10  # per evaluation
+    action: str = "own"  # own: the method's evaluation action | sample: a stochastic sample for every method
+    candidates: int = 1  # best of N draws by the smaller target critic; 1: off
+
+    def __post_init__(self) -> None:
+        check(self.episodes >= 1, "eval.episodes", self.episodes, "1 or more")
+        check(self.action in ("own", "sample"), "eval.action", self.action, "own or sample")
+        check(self.candidates >= 1, "eval.candidates", self.candidates, "1 or more")
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """What a preset runs where the command line names none."""
+
+    algos: tuple[str, ...] = ("qsm", "dql", "sac")
+    envs: tuple[str, ...] = ("dmc/cartpole-swingup",)
+    seeds: int = 2
+    env_settings: dict = field(default_factory=dict)  # pattern of environment ids -> settings of the family
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. Steps and intervals count environment frames: one decision is action_repeat frames."""
+
+    label: str  # directory and legend name of the variant
+    algo: dict  # name (of conf/algo or module:Class), agent, and every field of the agent's Config
+    env: dict  # id, and every field of the family's Config
+    seed: int = 0
+    steps: int = 64_000  # frames of training; raising it continues a finished run
+    warmup: int | None = None  # frames of uniformly random actions before the first update; null: min(5000, steps/10)
+    eval_every: int | None = None  # frames between evaluations; null: steps/16
+    log_every: int | None = None  # frames between lines of metrics.jsonl; null: steps/64
+    checkpoint_every: int = 25_000  # frames between checkpoints
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    device: str = "cpu"  # cpu | cuda
+    threads: int = 1  # compute threads of a run's process
+    matmul: str = "auto"  # auto: the fast path where a probe shows it is exact to 1e-5 | highest: always plain fp32
+    speed: str = "eager"  # how phases are run: eager | compile | cudagraph
+    logger: str = "none"  # mirror of the JSONL files: none | tensorboard | wandb
+    keep_replay: bool = False  # keep the replay pieces of a finished run
+
+    def __post_init__(self) -> None:
+        check(self.seed >= 0, "seed", self.seed, "0 or more")
+        check(self.steps >= 1, "steps", self.steps, "1 or more environment frames")
+        for name in ("warmup", "eval_every", "log_every", "checkpoint_every"):
+            value, low = getattr(self, name), 0 if name == "warmup" else 1
+            check(value is None or value >= low, name, value, f"{low} or more environment frames")
+        check(self.threads >= 1, "threads", self.threads, "1 or more")
+        for name, choices in CHOICES.items():
+            check(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
+
+    @property
+    def frames_per_decision(self) -> int:
+        """Frames by which one decision of all copies advances the run."""
+        return self.env.get("action_repeat", 1) * self.env.get("num_envs", 1)
+
+    def resolved(self, keep: dict[str, int] | None = None) -> RunConfig:
+        """With the automatic values filled in; `keep` holds those of an earlier session of the same run."""
+        auto = {
+            "warmup": min(5000, self.steps // 10),
+            "eval_every": max(self.steps // 16, 1),
+            "log_every": max(self.steps // 64, 1),
+        } | (keep or {})
+        missing = {name: auto[name] for name in AUTO if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
+
+
+CHOICES = {
+    "device": ("cpu", "cuda"),
+    "matmul": ("auto", "highest"),
+    "speed": ("eager", "compile", "cudagraph"),
+    "logger": ("none", "tensorboard", "wandb"),
+}
+
+
+def check(condition: bool, name: str, found: object, wanted: str) -> None:
+    if not condition:
+        raise UsageError(f"{name}={found} is out of range: it takes {wanted}")
+
+
+def typed(cls: type, values: dict[str, Any], where: str = "") -> Any:
+    """An instance of dataclass `cls` from plain values. Raises UsageError for unknown keys, wrong types and bad values."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            raise UsageError(f"unknown key {where}{key}{nearest(key, known)}")
+    converted = {key: convert(hints[key], value, f"{where}{key}") for key, value in values.items()}
+    try:
+        return cls(**converted)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{where}{error}") from error
+
+
+def convert(hint: Any, value: Any, name: str) -> Any:
+    """`value` as the annotated type, or a UsageError that names both."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return convert(next(a for a in args if a is not type(None)), value, name)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else typed(hint, value, f"{name}.")
+    if origin is tuple and isinstance(value, (list, tuple)):
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        return tuple(convert(kind, v, name) for kind, v in zip(kinds, value, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    wanted = "a list" if origin is tuple else getattr(hint, "__name__", str(hint))
+    raise UsageError(f"{name}={value!r} has the wrong type: {wanted} is wanted")
+
+
+# -- composition -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Override:
+    """A `key=value` of the command line."""
+
+    key: str
+    value: Any
+    text: str
+
+
+def parse_override(text: str) -> Override:
+    """Raises UsageError where Hydra's grammar does not accept the text, or where it is more than key=value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UsageError(f"cannot parse {text!r} as key=value ({str(error).splitlines()[0]})") from error
+    if parsed.is_add() or parsed.is_delete() or parsed.is_force_add():
+        raise UsageError(f"{text!r}: keys cannot be added or removed, only set: key=value")
+    if parsed.is_sweep_override():
+        raise UsageError(f"{text!r} gives several values; one run takes one (variants: --algos a=qsm(m_q=50),b=qsm(m_q=120))")
+    return Override(parsed.key_or_group, parsed.value(), text)
+
+
+def available(group: str) -> list[str]:
+    """Names in a group of conf/, a user's ./conf included."""
+    return sorted({path.stem for root in search_path() for path in (root / group).glob("*.yaml")})
+
+
+def search_path() -> list[Path]:
+    user = Path.cwd() / "conf"
+    return [CONF] + ([user] if user.is_dir() and user.resolve() != CONF else [])
+
+
+def known_name(group: str, name: str) -> str:
+    """`name` if conf/`group` has it; a UsageError naming the nearest otherwise."""
+    names = available(group)
+    if name not in names:
+        raise UsageError(f"unknown {group} {name!r}; known are {', '.join(names)}{nearest(name, names)}")
+    return name
+
+
+@functools.lru_cache(maxsize=256)
+def compose(preset: str, algo: str | None, family: str, cwd: str) -> dict[str, Any]:
+    """The plain values of one (preset, algo, env family). algo None leaves that group out (a plug-in brings its own)."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    groups = [f"preset={preset}", f"env={family}", "~algo" if algo is None else f"algo={algo}"]
+    extra = [str(p) for p in search_path()[1:]]
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        composed = hydra_compose("config", overrides=[*groups, f"hydra.searchpath=[{','.join('file://' + p for p in extra)}]"])
+    return OmegaConf.to_container(composed, resolve=True)
+
+
+def composed(preset: str, algo: str | None, family: str) -> dict[str, Any]:
+    known_name("preset", preset)
+    known_name("env", family)
+    if algo is not None:
+        known_name("algo", algo)
+    import copy
+
+    return copy.deepcopy(compose(preset, algo, family, str(Path.cwd())))
+
+
+def grid_defaults(preset: str) -> GridConfig:
+    """The preset's algorithms, environments, seeds and settings per environment."""
+    return typed(GridConfig, composed(preset, None, "dmc")["grid"], "grid.")
+
+
+def algo_values(name: str, preset: str = "quick", family: str = "dmc") -> dict[str, Any]:
+    """Every value of an algorithm: of conf/algo/<name>.yaml, or the Config of a plug-in "module:Class"."""
+    if ":" not in name:
+        values = composed(preset, name, family)["algo"]
+    else:
+        values = {"agent": name} | dataclasses.asdict(algos.agent_class(name).Config())
+    return {"name": name} | values
+
+
+def agent_config(values: dict[str, Any]) -> Any:
+    """The agent's own Config instance from the `algo` values of a run."""
+    settings = {key: value for key, value in values.items() if key not in ("name", "agent")}
+    return typed(algos.agent_class(values["agent"]).Config, settings, "algo.")
+
+
+def changed_from_defaults(values: dict[str, Any]) -> dict[str, list]:
+    """Settings that differ from the benchmark defaults of the same agent: key -> [default, value]."""
+    defaults, mine = algos.agent_class(values["agent"]).Config(), agent_config(values)
+    pairs = {f.name: [getattr(defaults, f.name), getattr(mine, f.name)] for f in dataclasses.fields(defaults)}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def run_config(
+    preset: str, label: str, algo: str, settings: dict[str, Any], env_id: str, seed: int, overrides: list[Override]
+) -> RunConfig:
+    """The validated configuration of one cell. Keys in `overrides` that this cell does not have are passed over:
+    `check_overrides` has made sure that some cell has them."""
+    family = env_id.partition("/")[0]
+    plugin = ":" in algo
+    values = composed(preset, None if plugin else algo, family)
+    values["algo"] = algo_values(algo, preset, family)
+    grid = typed(GridConfig, values.pop("grid"), "grid.")
+    values["env"]["id"] = env_id
+    for pattern, env_settings in grid.env_settings.items():
+        if fnmatch.fnmatchcase(env_id, pattern):
+            values["env"] |= env_settings
+    for override in overrides:
+        set_key(values, override.key, override.value)
+    for key, value in settings.items():
+        if not set_key(values["algo"], key, value):
+            raise UsageError(f"{label}: {algo} has no setting {key!r}{nearest(key, values['algo'])}")
+    values["seed"] = seed
+    config = typed(RunConfig, values | {"label": label})
+    agent = agent_config(config.algo)
+    algo_plain = {"name": algo, "agent": config.algo["agent"]} | plain(dataclasses.asdict(agent))
+    config = dataclasses.replace(config, algo=algo_plain, env=env_config(config.env))
+    check_feasible(config.resolved(), agent)
+    return config
+
+
+def env_config(values: dict[str, Any]) -> dict[str, Any]:
+    """The environment's settings, typed by the family's Config, with id and num_envs."""
+    own = {k: v for k, v in values.items() if k not in ("id", "num_envs")}
+    checked = typed(envs.config_class(values["id"].partition("/")[0]), own, "env.")
+    num_envs = convert(int, values["num_envs"], "env.num_envs")
+    check(num_envs >= 1, "env.num_envs", num_envs, "1 or more")
+    return {"id": values["id"], "num_envs": num_envs} | plain(dataclasses.asdict(checked))
+
+
+def check_feasible(config: RunConfig, agent: Any) -> None:
+    """Refuse a run in which no update would happen, or whose first batch would be larger than what was collected."""
+    per = config.frames_per_decision
+    warm, copies = -(-config.warmup // per) * config.env["num_envs"], config.env["num_envs"]
+    decisions = -(-config.steps // per) * copies
+    batch = getattr(agent, "batch_size", 1)
+    if warm >= decisions:
+        raise UsageError(f"no update would happen: warmup={config.warmup} frames of steps={config.steps}; lower warmup")
+    if hasattr(agent, "capacity") and warm < batch:
+        raise UsageError(
+            f"{config.label} on {config.env['id']}: the batch of {batch} is larger than the warm-up of {warm} decisions "
+            f"(warmup={config.warmup} frames at {per} frames a decision); set warmup={batch * per // copies} or more"
+        )
+
+
+def set_key(values: dict[str, Any], dotted: str, value: Any) -> bool:
+    """Set an existing key; False if there is none."""
+    *path, last = dotted.split(".")
+    for part in path:
+        values = values.get(part) if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            return False
+    if last not in values:
+        return False
+    values[last] = value
+    return True
+
+
+def check_overrides(overrides: list[Override], cells: list[dict[str, Any]]) -> None:
+    """Raise UsageError for an override whose key no cell has. cells: composed values of every (algo, env family)."""
+    for override in overrides:
+        if re.match(r"(algo|env|preset|grid|seed|label)(\.(name|agent|id))?$", override.key):
+            raise UsageError(f"{override.text!r} cannot be set this way: use --algos, --envs, --preset, --seeds")
+        if not any(set_key(cell, override.key, override.value) for cell in cells):
+            known = {key for cell in cells for key in dotted_keys(cell)}
+            owner = "no listed algorithm has" if override.key.startswith("algo.") else "unknown key"
+            raise UsageError(f"{owner} {override.key!r}{nearest(override.key, known)}")
+
+
+def dotted_keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in values.items():
+        keys += dotted_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return keys
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as YAML has them: tuples become lists, nested dataclasses dictionaries."""
+    return {k: list(v) if isinstance(v, tuple) else plain(v) if isinstance(v, dict) else v for k, v in values.items()}
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    return plain(dataclasses.asdict(config))
+
+
+def from_plain(values: dict[str, Any]) -> RunConfig:
+    return typed(RunConfig, values)
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide a run's numbers, flat, without `steps` (raising it continues the run)."""
+    values = to_plain(config)
+    for key in (*OPERATION, "steps"):
+        values.pop(key)
+    values["algo"].pop("name")
+    out = {}
+    for key in dotted_keys(values):
+        node = values
+        for part in key.split("."):
+            node = node[part]
+        out[key] = node
+    return out

@@ -1,0 +1,108 @@
+"""What one sees of a grid while it runs, made from the run directories alone: a live table, or plain lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from bench.rundir import Experiment
+
+PLAIN_INTERVAL = 15.0  # seconds between plain lines
+MOST_ROWS = 40
+
+
+def rows(experiment: Experiment, indices: list[int] | None = None) -> list[dict[str, Any]]:
+    """One row for each cell: what its directory says now."""
+    now = time.time()
+    cells = experiment.cells()
+    out = []
+    for index in range(len(cells)) if indices is None else indices:
+        cell, directory = cells[index], experiment.run_dir(cells[index])
+        progress = directory.progress() or {}
+        step, steps, rate = progress.get("env_step", 0), cell["config"]["steps"], progress.get("sps") or 0.0
+        state = directory.state(now)
+        out.append(
+            {
+                "run": f"{cell['env']} {cell['label']} seed {cell['seed']}",
+                "state": state, "env_step": step, "steps": steps, "return": progress.get("return"), "sps": rate,
+                "eta": (steps - step) / rate if state == "running" and rate > 0 else None,
+                "age": now - progress["time"] if progress else None,
+            }
+        )  # fmt: skip
+    return out
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def table(data: list[dict[str, Any]], title: str):
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left")
+    for name in ("run", "state", "step", "return", "steps/s", "ETA"):
+        out.add_column(name, justify="left" if name in ("run", "state") else "right")
+    order = {"running": 0, "failed": 1, "stopped": 2, "missing": 3, "done": 4}
+    shown = data if len(data) <= MOST_ROWS else sorted(data, key=lambda r: order[r["state"]])[:MOST_ROWS]
+    for r in shown:
+        value = "" if r["return"] is None else f"{r['return']:.1f}"
+        step = f"{r['env_step']:,} / {r['steps']:,}"
+        rate = f"{r['sps']:.0f}" if r["state"] == "running" else ""
+        out.add_row(r["run"], r["state"], step, value, rate, duration(r["eta"]))
+    if len(shown) < len(data):
+        out.add_row(f"... and {len(data) - len(shown)} more", "", "", "", "", "")
+    return out
+
+
+def line(data: list[dict[str, Any]], started: float) -> str:
+    """One plain line: how many runs are where, how far all of them are, and what runs now."""
+    done = sum(r["state"] == "done" for r in data)
+    frames, total = sum(min(r["env_step"], r["steps"]) for r in data), sum(r["steps"] for r in data)
+    running = [
+        f"{r['run']} {100 * r['env_step'] // r['steps']}%" + ("" if r["return"] is None else f" return {r['return']:.0f}")
+        for r in data if r["state"] == "running"
+    ]  # fmt: skip
+    head = f"[{duration(time.time() - started)}] {done}/{len(data)} runs done, {100 * frames // max(total, 1)}% of all frames"
+    return "; ".join([head, *running[:4]])
+
+
+class Watcher:
+    """Call it as often as you like; it shows the grid a few times a second in a terminal, else a line now and then."""
+
+    def __init__(self, experiment: Experiment, indices: list[int] | None = None):
+        self.experiment, self.indices = experiment, indices
+        self.started = self.shown = time.time()
+        self.live = None
+
+    def __enter__(self) -> Watcher:
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self.live = Live(self._table(), refresh_per_second=2)
+            self.live.__enter__()
+        return self
+
+    def _table(self):
+        return table(rows(self.experiment, self.indices), str(self.experiment.path))
+
+    def __call__(self) -> None:
+        now = time.time()
+        if self.live is not None:
+            if now - self.shown >= 0.5:
+                self.shown = now
+                self.live.update(self._table())
+        elif now - self.shown >= PLAIN_INTERVAL:
+            self.shown = now
+            print(line(rows(self.experiment, self.indices), self.started), flush=True)
+
+    def __exit__(self, *error) -> None:
+        if self.live is not None:
+            self.live.update(self._table())
+            self.live.__exit__(*error)
+        else:
+            print(line(rows(self.experiment, self.indices), self.started), flush=True)

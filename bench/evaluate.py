@@ -1,0 +1,92 @@
+"""Evaluation: one rule and one code path for every algorithm, which never touches training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+import envs
+from algos.agent import Agent, sample
+from bench.config import RunConfig
+
+EVAL_STREAM, PROBE_STREAM = 1, 2  # second word of the environment seed; training uses the bare seed
+
+
+class Evaluator:
+    """Plays whole episodes in lock step, in its own environments and with its own random numbers.
+
+    Evaluation e of seed k plays the same starting states for every algorithm, and its noise depends on (k, e) alone, so
+    how often one evaluates changes nothing else.
+    """
+
+    def __init__(self, config: RunConfig, device: torch.device):
+        env = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
+        self.rule, self.seed, self.device = config.eval, config.seed, device
+        self.env, self.spec = envs.make(config.env["id"], (config.seed, EVAL_STREAM), self.rule.episodes, **env)
+
+    def act(self, agent: Agent, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The rule's action [N, A]: the method's own or a sample, the best of `candidates` by the smaller target critic."""
+        n, k = len(obs), self.rule.candidates
+        if k == 1:
+            return agent.act(obs, sample(agent.draws(self.rule.action, n), generator, self.device), self.rule.action)
+        repeated = obs.repeat_interleave(k, dim=0)
+        noise = sample(agent.draws("sample", n * k), generator, self.device)
+        actions = agent.act(repeated, noise, "sample")
+        best = agent.value(repeated, actions).view(n, k).argmax(dim=1)
+        return actions.view(n, k, -1)[torch.arange(n, device=self.device), best]
+
+    def play(self, agent: Agent, index: int) -> dict[str, Any]:
+        """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}."""
+        generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, EVAL_STREAM, index))
+        n = self.rule.episodes
+        obs, _ = self.env.start([index] * n)
+        returns, lengths, running = np.zeros(n), np.zeros(n, int), np.ones(n, bool)
+        while running.any():
+            action = self.act(agent, torch.from_numpy(obs).to(self.device), generator)
+            obs, reward, terminated, truncated, _ = self.env.step(action.cpu().numpy())
+            returns += reward * running
+            lengths += running
+            running &= ~(terminated | truncated)
+        return {"returns": returns.tolist(), "lengths": lengths.tolist()}
+
+    def close(self) -> None:
+        self.env.close()
+
+
+class Probes:
+    """Actions drawn at fixed first states of episodes, for the figures on behaviour."""
+
+    STATES, SAMPLES, MOST = 4, 64, 50
+
+    def __init__(self, config: RunConfig, device: torch.device):
+        env = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
+        vector, _ = envs.make(config.env["id"], (config.seed, PROBE_STREAM), self.STATES, **env)
+        self.obs, _ = vector.reset()
+        vector.close()
+        self.seed, self.device = config.seed, device
+        # a long run records every few evaluations, so that the file stays small
+        evaluations = config.steps // config.eval_every + 1
+        self.stride = -(-evaluations // self.MOST)
+        self.steps: list[int] = []
+        self.actions: list[np.ndarray] = []
+
+    def draw(self, agent: Agent, index: int, env_step: int) -> None:
+        if index % self.stride:
+            return
+        generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, PROBE_STREAM, index))
+        obs = torch.from_numpy(self.obs).to(self.device).repeat_interleave(self.SAMPLES, dim=0)
+        noise = sample(agent.draws("sample", len(obs)), generator, self.device)
+        actions = agent.act(obs, noise, "sample").cpu().numpy()
+        self.steps.append(env_step)
+        self.actions.append(actions.reshape(self.STATES, self.SAMPLES, -1).astype(np.float32))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"obs": self.obs, "env_step": np.asarray(self.steps), "actions": np.stack(self.actions)}
+
+
+def stream_seed(*words: int) -> int:
+    """A 63-bit seed for a torch generator from a few small numbers."""
+    low, high = np.random.SeedSequence([len(words), *words]).generate_state(2)
+    return (int(high) << 31) ^ int(low)

@@ -1,0 +1,153 @@
+"""Variants x environments x seeds: from what the user typed to a list of cells, checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import envs
+from bench.config import (
+    RunConfig,
+    UsageError,
+    algo_values,
+    check_overrides,
+    composed,
+    grid_defaults,
+    identity,
+    known_name,
+    parse_override,
+    run_config,
+)
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A column of the comparison: `label=algo(key=value,...)`, algo a name of conf/algo or a plug-in module:Class."""
+
+    label: str
+    algo: str
+    settings: tuple[tuple[str, Any], ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    config: RunConfig
+    command: str  # makes just this cell
+
+
+def split_top(text: str) -> list[str]:
+    """Split at commas outside parentheses and brackets."""
+    parts, depth, current = [], 0, ""
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    if depth:
+        raise UsageError(f"--algos {text!r}: parentheses do not match")
+    return [part.strip() for part in [*parts, current]]
+
+
+def parse_variants(text: str) -> list[Variant]:
+    """`qsm,hot=qsm(m_q=120),mine=my_pkg.agents:MyAgent`. Raises UsageError for what it cannot read and for equal labels."""
+    variants = []
+    for part in split_top(text):
+        match = re.fullmatch(r"(?:([^=(]+)=)?([\w.:-]+)(?:\((.*)\))?", part, re.DOTALL)
+        if not match:
+            raise UsageError(f"cannot read {part!r} in --algos; it takes name, label=name(key=value,...) or label=module:Class")
+        label, algo, inside = match.groups()
+        if ":" not in algo:
+            known_name("algo", algo)
+        label = (label or algo.rpartition(":")[2]).strip()
+        if not LABEL.fullmatch(label):
+            raise UsageError(f"label {label!r} is no directory name: letters, digits and _ . + - only")
+        settings = [parse_override(s) for s in split_top(inside)] if inside else []
+        variants.append(Variant(label, algo, tuple((s.key, s.value) for s in settings), part))
+    labels = [v.label for v in variants]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UsageError(f"--algos names {', '.join(twice)} twice; give labels: a=qsm(m_q=50),b=qsm(m_q=120)")
+    return variants
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`5` is 0..4, `0-4` a range, `0,3,7` a list. Raises UsageError for anything else, and for no seed at all."""
+    if re.fullmatch(r"\d+", text):
+        if int(text) < 1:
+            raise UsageError("--seeds 0 asks for no run; it takes a number from 1, a range (0-4) or a list (0,3,7)")
+        return list(range(int(text)))
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match:
+            raise UsageError(f"--seeds {text!r} is neither a number, a range (0-4) nor a list (0,3,7)")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if high < low:
+            raise UsageError(f"--seeds {part}: the range is empty; did you mean {high}-{low}?")
+        seeds += range(low, high + 1)
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {text!r} names a seed twice")
+    return seeds
+
+
+def parse_envs(text: str) -> list[str]:
+    ids = [part.strip() for part in text.split(",")]
+    if len(set(ids)) < len(ids):
+        raise UsageError(f"--envs {text!r} names an environment twice")
+    return ids
+
+
+def plan(
+    preset: str, algos: str | None, env_ids: str | None, seeds: str | None, overrides: list[str]
+) -> tuple[list[Cell], str]:
+    """The cells and the default experiment name. Raises UsageError (or ValueError from envs and algos) for bad input;
+    nothing has been touched by then."""
+    known_name("preset", preset)
+    defaults = grid_defaults(preset)
+    variants = parse_variants(algos if algos is not None else ",".join(defaults.algos))
+    ids = parse_envs(env_ids) if env_ids is not None else list(defaults.envs)
+    seed_list = parse_seeds(seeds) if seeds is not None else list(range(defaults.seeds))
+    parsed = [parse_override(text) for text in overrides]
+    for env_id in ids:
+        envs.check(env_id, {})
+    families = sorted({env_id.partition("/")[0] for env_id in ids})
+    check_overrides(parsed, [available_keys(preset, v.algo, family) for v in variants for family in families])
+    configs = [
+        run_config(preset, v.label, v.algo, dict(v.settings), env_id, seed, parsed)
+        for env_id in ids for v in variants for seed in seed_list
+    ]  # fmt: skip
+    for config in {c.env["id"]: c for c in configs}.values():
+        envs.check(config.env["id"], {k: v for k, v in config.env.items() if k not in ("id", "num_envs")})
+    by_label = {v.label: v for v in variants}
+    cells = [Cell(c, cell_command(preset, by_label[c.label], c, overrides)) for c in configs]
+    return cells, default_name(preset, configs[0])
+
+
+def available_keys(preset: str, algo: str, family: str) -> dict[str, Any]:
+    """The values a cell would have, for checking the keys of overrides."""
+    values = composed(preset, None if ":" in algo else algo, family)
+    values.pop("grid")
+    return values | {"algo": algo_values(algo, preset, family)}
+
+
+def cell_command(preset: str, variant: Variant, config: RunConfig, overrides: list[str]) -> str:
+    words = ["python", "-m", "bench", "run", "--preset", preset, "--algos", variant.text, "--envs", config.env["id"]]
+    seeds = f"{config.seed}-{config.seed}"
+    return shlex.join([*words, "--seeds", seeds, *overrides])
+
+
+def default_name(preset: str, config: RunConfig) -> str:
+    """The preset and a short hash of the identity settings other than algorithm, environment, seed and steps."""
+    rest = {k: v for k, v in identity(config).items() if not k.startswith(("algo.", "env.")) and k not in ("label", "seed")}
+    return f"{preset}-{hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6]}"

@@ -1,0 +1,40 @@
+"""A trained policy in a notebook: `policy = bench.load_policy(run_dir); action = policy(obs)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import algos
+from algos.agent import sample
+from bench.config import agent_config
+from bench.rundir import load_tensors
+from envs import EnvSpec
+
+
+class Policy:
+    """obs [obs_dim] or [N, obs_dim] -> actions of the same leading shape, in the environment's bounds [-1, 1]."""
+
+    def __init__(self, agent: algos.agent.Agent, mode: str, seed: int):
+        self.agent, self.mode = agent, mode
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, obs: np.ndarray) -> np.ndarray:
+        batch = torch.as_tensor(np.atleast_2d(np.asarray(obs, np.float32)))
+        action = self.agent.act(batch, sample(self.agent.draws(self.mode, len(batch)), self.generator), self.mode).numpy()
+        return action if np.ndim(obs) == 2 else action[0]
+
+
+def load_policy(run_dir: str | Path, mode: str = "own", seed: int = 0) -> Policy:
+    """The newest policy of a run, from its `policy.pt` alone, on the CPU.
+
+    mode: `own` (the method's evaluation action) or `sample`. Raises FileNotFoundError where there is no policy yet.
+    """
+    stored = load_tensors(Path(run_dir) / "policy.pt")
+    cls = algos.agent_class(stored["algo"]["agent"])
+    agent = cls(EnvSpec.from_dict(stored["spec"]), agent_config(stored["algo"]), torch.Generator().manual_seed(0))
+    for name, network in agent.networks().items():
+        network.load_state_dict(stored["networks"][name])
+    return Policy(agent, mode, seed)

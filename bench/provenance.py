@@ -1,0 +1,72 @@
+"""Where numbers come from: revision, packages, machine, precision, load."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "numpy", "gymnasium", "dm-control", "mujoco", "hydra-core")
+
+
+@functools.cache
+def git_revision() -> tuple[str | None, bool | None]:
+    """(sha, whether the tree has changes) of the checkout this code runs from; (None, None) for an installed wheel."""
+    here = Path(__file__).resolve().parent.parent
+    try:
+        ask = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        inside = ask(["git", "ls-files", "--error-unmatch", "bench/provenance.py"])
+        assert inside.stdout
+        sha = ask(["git", "rev-parse", "HEAD"]).stdout.strip()
+        return sha, bool(ask(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip())
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def packages() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+@functools.cache
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "platform": platform.platform()}
+
+
+def session(
+    device: str, threads: int, matmul_precision: str, jobs: int, command: list[str], cell_command: str
+) -> dict[str, Any]:
+    """One session (start or continuation) of a run."""
+    sha, dirty = git_revision()
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "git": sha,
+        "dirty": dirty,
+        "packages": packages(),
+        "python": platform.python_version(),
+        **machine(),
+        "host": socket.gethostname(),
+        "device": device,
+        "threads": threads,
+        "matmul_precision": matmul_precision,
+        "jobs": jobs,
+        "load": round(os.getloadavg()[0], 2),
+        "command": command or sys.argv,
+        "cell_command": cell_command,
+    }

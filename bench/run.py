@@ -1,0 +1,372 @@
+"""One run: act, step, store, update, evaluate, checkpoint; from a RunConfig to a finished run directory."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import shutil
+import socket
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import algos
+import envs
+from algos.agent import sample
+from algos.replay import ReplayBuffer
+from bench import cost, provenance
+from bench.clock import Clock, peak_memory_mb
+from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults
+from bench.evaluate import Evaluator, Probes, stream_seed
+from bench.rundir import RunDir, load_tensors, read_json, replace_file, save_tensors
+from bench.speed import set_matmul
+
+STREAMS = {"init": 10, "explore": 11, "replay": 12, "noise": 13}  # words that keep a run's random streams apart
+HEARTBEAT = 2.0  # seconds between two writes of progress.json
+
+
+class NonFinite(RuntimeError):
+    """A loss, an observation or a reward that is not a finite number."""
+
+    def __init__(self, quantity: str, update: int):
+        super().__init__(f"{quantity} became non-finite at update {update}")
+        self.quantity, self.update = quantity, update
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is on disk."""
+
+
+class Run:
+    """A run with everything it needs in memory. `stop` may be set (by a signal handler) to end it at a decision."""
+
+    def __init__(self, config: RunConfig, directory: RunDir, session: dict[str, Any] | None = None):
+        """Raises UsageError where the directory holds another run. session: jobs, command, cell_command."""
+        config, auto = directory.prepare(config)
+        self.config, self.dir, self.stop = config, directory, False
+        self.path = directory.path
+        torch.set_num_threads(config.threads)
+        precision = set_matmul(config.matmul, config.device)
+        self.device = torch.device(config.device)
+        settings = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
+        self.copies = config.env["num_envs"]
+        self.env, self.spec = envs.make(config.env["id"], config.seed, self.copies, **settings)
+        self.agent_config = agent_config(config.algo)
+        self.generators = {name: self._generator(name) for name in STREAMS}
+        self.agent = self._new_agent(self.generators["init"])
+        self.replay = ReplayBuffer(self.agent.data, self.spec.obs_dim, self.spec.act_dim, self.copies, self.device)
+        self.evaluator, self.probes = Evaluator(config, self.device), Probes(config, self.device)
+        self.clock = Clock()
+        self.env_step = self.evaluations = 0
+        self.latest: dict[str, torch.Tensor] = {}
+        self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
+        self.finished_returns: list[float] = []
+        self.episode_return = np.zeros(self.copies)
+        self.history: list[list[np.ndarray]] = [[] for _ in range(self.copies)]  # actions of the open episodes
+        self.stored_rows = 0
+        self.last_return: float | None = None
+        self._beat, self._rate = 0.0, (time.time(), 0)
+        self._open(auto, precision, session or {})
+
+    # -- construction --------------------------------------------------------------------------------------------------
+    def _generator(self, name: str) -> torch.Generator:
+        device = "cpu" if name == "init" else self.device
+        return torch.Generator(device).manual_seed(stream_seed(self.config.seed, STREAMS[name]))
+
+    def _new_agent(self, generator: torch.Generator) -> algos.agent.Agent:
+        return algos.agent_class(self.config.algo["agent"])(self.spec, self.agent_config, generator, self.device)
+
+    def _open(self, auto: list[str], precision: str, session: dict[str, Any]) -> None:
+        """Write what a new directory needs, or take up the newest checkpoint of an old one."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.dir.reopen()
+        spec = self.spec.to_dict()
+        self.dir.write_config(self.config, auto, changed_from_defaults(self.config.algo), spec)
+        device = "cpu" if self.config.device == "cpu" else f"cuda: {torch.cuda.get_device_name()}"
+        described = {"jobs": 1, "command": [], "cell_command": ""} | session
+        self.dir.add_session(provenance.session(device, self.config.threads, precision, **described))
+        if (self.path / "checkpoint.pt").exists():
+            self._restore(load_tensors(self.path / "checkpoint.pt"))
+            return
+        self.dir.cut_back({})
+        shutil.rmtree(self.path / "replay", ignore_errors=True)
+        self.obs, _ = self.env.reset()
+        fresh = self._new_agent(torch.Generator().manual_seed(0))
+        self.dir.write_json("cost.json", cost.count(fresh, self.spec))
+        self.clock.lap("setup")
+        self._evaluate()
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+    def train(self) -> None:
+        """Run to `steps`. Raises NonFinite, Stopped, or whatever an environment or agent raises."""
+        config, per = self.config, self.config.frames_per_decision
+        log_at, eval_at = self._next(config.log_every), self._next(config.eval_every)
+        checkpoint_at = self._next(config.checkpoint_every)
+        self.clock.lap("setup")
+        while self.env_step < config.steps:
+            warm = self.env_step < config.warmup
+            self._decide(warm)
+            self.env_step += per
+            if not warm:
+                for _ in range(self.copies):
+                    self._update()
+            if self.env_step >= log_at:
+                self._log()
+                log_at = self._next(config.log_every)
+            if self.env_step >= min(eval_at, config.steps):
+                self._evaluate()
+                eval_at = self._next(config.eval_every)
+            if self.stop or self.env_step >= checkpoint_at:
+                self.checkpoint()
+                checkpoint_at = self._next(config.checkpoint_every)
+            if self.stop:
+                self._progress("stopped")
+                raise Stopped
+            self._heartbeat()
+        self._finish()
+
+    def _next(self, every: int) -> int:
+        """The next multiple of an interval, from the step alone, so that a resumed run keeps the same points."""
+        return (self.env_step // every + 1) * every
+
+    def _decide(self, warm: bool) -> None:
+        """One decision of every copy: act, step, store."""
+        obs = torch.from_numpy(self.obs).to(self.device)
+        if warm and self.spec.action_low is not None:
+            shape = (self.copies, self.spec.act_dim)
+            action = torch.rand(shape, generator=self.generators["explore"], device=self.device) * 2 - 1
+        else:
+            draws = self.agent.draws("explore", self.copies)
+            action = self.agent.act(obs, sample(draws, self.generators["explore"], self.device), "explore")
+        played = action.cpu().numpy()
+        self.clock.lap("act")
+        next_obs, reward, terminated, truncated, info = self.env.step(played)
+        self.clock.lap("env")
+        ended = terminated | truncated
+        led_to = next_obs
+        if ended.any():
+            led_to = np.where(ended[:, None], info["final_obs"], next_obs)
+        if not math.isfinite(float(reward.sum()) + float(led_to.sum())):
+            wrong = "reward" if not np.isfinite(reward).all() else "observation"
+            raise NonFinite(wrong, self.agent.updates)
+        to = torch.from_numpy
+        self.replay.add(obs, action, to(reward), to(terminated), to(truncated), to(led_to))
+        self.episode_return += reward
+        for i in range(self.copies):
+            self.history[i].append(played[i])
+            if ended[i]:
+                self.finished_returns.append(float(self.episode_return[i]))
+                self.episode_return[i] = 0.0
+                self.history[i] = []
+        self.obs = next_obs
+        self.clock.lap("store")
+
+    def _update(self) -> None:
+        batch = self.replay.sample(self.generators["replay"])
+        due = self.agent.due()
+        noise = {p.name: self._noise(p.name, len(batch.reward)) for p in due}
+        self.clock.lap("sample")
+        info = self.agent.update(batch, noise, self._timed_phase)
+        self.latest.update(info)
+        losses = sum(value for name, value in info.items() if name.endswith("_loss"))
+        bad = ~torch.isfinite(losses) & (self.first_bad < 0)
+        self.first_bad.masked_fill_(bad, self.agent.updates)
+        self.clock.updates += 1
+        self.clock.lap("log")
+
+    def _noise(self, phase: str, n: int) -> dict[str, torch.Tensor]:
+        return sample(self.agent.draws(phase, n), self.generators["noise"], self.device)
+
+    def _timed_phase(self, phase, batch, noise):
+        info = self.agent.run_phase(phase, batch, noise)
+        self.clock.lap(phase.name)
+        return info
+
+    # -- records -------------------------------------------------------------------------------------------------------
+    def _check_finite(self) -> None:
+        """One read of the device per interval: which update was the first whose losses were not finite."""
+        update = int(self.first_bad)
+        if update >= 0:
+            wrong = [name for name, value in self.latest.items() if not bool(torch.isfinite(value).all())]
+            raise NonFinite(", ".join(wrong) or "a loss", update)
+
+    def _log(self) -> None:
+        self._check_finite()
+        record: dict[str, Any] = {"env_step": self.env_step, "update": self.agent.updates}
+        if self.latest:
+            metrics = self.agent.diagnose(self.latest)
+            values = torch.stack([value.detach().float().cpu() for value in metrics.values()])
+            record |= dict(zip(metrics, values.tolist(), strict=True))
+            for name, value in record.items():
+                if not math.isfinite(value):
+                    raise NonFinite(name, self.agent.updates)
+        if self.finished_returns:
+            record["episode_return"] = float(np.mean(self.finished_returns))
+            self.finished_returns = []
+        self.dir.append("metrics.jsonl", record)
+        self.clock.lap("log")
+        self._append_clock()
+
+    def _evaluate(self) -> None:
+        result = self.evaluator.play(self.agent, self.evaluations)
+        self.probes.draw(self.agent, self.evaluations, self.env_step)
+        self.evaluations += 1
+        if not all(map(math.isfinite, result["returns"])):
+            raise NonFinite("evaluation return", self.agent.updates)
+        self.last_return = float(np.mean(result["returns"]))
+        self.dir.append("evals.jsonl", {"env_step": self.env_step, "update": self.agent.updates} | result)
+        if self.probes.steps:
+            buffer = io.BytesIO()
+            np.savez(buffer, **self.probes.arrays())
+            replace_file(self.path / "probes.npz", buffer.getvalue())
+        self.clock.lap("eval")
+        self._append_clock()
+        self._progress("running")
+
+    def _append_clock(self) -> None:
+        here = {"env_step": self.env_step, "update": self.agent.updates}
+        self.dir.append("clock.jsonl", here | self.clock.record())
+
+    def _heartbeat(self) -> None:
+        if time.time() - self._beat >= HEARTBEAT:
+            self._progress("running")
+            self.clock.lap("log")
+
+    def _progress(self, state: str) -> None:
+        now = time.time()
+        since, frames = self._rate
+        self._beat = now
+        rate = (self.env_step - frames) / (now - since) if now > since else 0.0
+        if now - since > 30:
+            self._rate = (now, self.env_step)
+        record = {
+            "state": state, "env_step": self.env_step, "steps": self.config.steps, "update": self.agent.updates,
+            "return": self.last_return, "sps": round(rate, 1), "time": now, "pid": os.getpid(), "host": socket.gethostname(),
+        }  # fmt: skip
+        self.dir.write_progress(record)
+
+    def _finish(self) -> None:
+        self._check_finite()
+        self.checkpoint()
+        counted = read_json(self.path / "cost.json")
+        self.dir.write_json("cost.json", counted | {"peak_memory_mb": round(peak_memory_mb(), 1)})
+        self._progress("done")
+        if not self.config.keep_replay:
+            shutil.rmtree(self.path / "replay", ignore_errors=True)
+        self.dir.mark_done({"env_step": self.env_step, "update": self.agent.updates, "time": time.time()})
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+    def checkpoint(self) -> None:
+        """Everything an exact continuation needs: new replay rows first, then the state that counts on them."""
+        self._check_finite()
+        self.clock.lap("checkpoint")
+        (self.path / "replay").mkdir(exist_ok=True)
+        rows = self.replay.rows_since(self.stored_rows)
+        if rows:
+            first = self.replay.added - len(rows["reward"])
+            save_tensors(self.path / "replay" / f"{first:012d}.pt", {"first": first, **rows})
+            self.stored_rows = self.replay.added
+        agent = self.agent.state_dict()
+        state = {
+            "agent": agent,
+            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
+            "counters": {
+                "env_step": self.env_step, "evaluations": self.evaluations, "rows": self.replay.added,
+                "finished_returns": self.finished_returns, "episode_return": self.episode_return.tolist(),
+                "last_return": self.last_return,
+            },
+            "env": {
+                "episodes": [int(e) for e in self.env.episodes],
+                "actions": [torch.from_numpy(np.asarray(h, np.float32)) for h in self.history],
+                "obs": torch.from_numpy(self.obs),
+            },
+            "latest": self.latest,
+            "offsets": self.dir.offsets(),
+            "clock": self.clock.state(),
+        }  # fmt: skip
+        save_tensors(self.path / "checkpoint.pt", state)
+        networks = {name: network.state_dict() for name, network in self.agent.networks().items()}
+        save_tensors(self.path / "policy.pt", {"algo": self.config.algo, "spec": self.spec.to_dict(), "networks": networks})
+        self.clock.lap("checkpoint")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        counters, env = state["counters"], state["env"]
+        self.dir.cut_back(state["offsets"])
+        self.agent.load_state_dict(state["agent"])
+        for name, value in state["generators"].items():
+            self.generators[name].set_state(value)
+        self.env_step, self.evaluations = counters["env_step"], counters["evaluations"]
+        self.finished_returns = list(counters["finished_returns"])
+        self.episode_return = np.asarray(counters["episode_return"])
+        self.last_return = counters["last_return"]
+        self.latest = {name: value.to(self.device) for name, value in state["latest"].items()}
+        self._restore_replay(counters["rows"])
+        self._restore_probes()
+        self.history = [list(actions.numpy()) for actions in env["actions"]]
+        self.obs = self.env.resume(env["episodes"], self.history)
+        if not np.array_equal(self.obs, env["obs"].numpy()):
+            raise RuntimeError(
+                f"{self.config.env['id']} did not return to the observation of the checkpoint when its episode was "
+                "played again: it is not deterministic here, or another version of it"
+            )
+        self.clock = Clock(**state["clock"])
+
+    def _restore_replay(self, rows: int) -> None:
+        for piece in sorted((self.path / "replay").glob("*.pt")):
+            data = load_tensors(piece)
+            first = data.pop("first")
+            if first >= rows:
+                piece.unlink()  # written after the checkpoint
+                continue
+            self.replay.put_rows(first, data)
+        if self.replay.added != rows:
+            raise RuntimeError(f"the replay pieces hold rows up to {self.replay.added}, the checkpoint counts on {rows}")
+        self.stored_rows = rows
+
+    def _restore_probes(self) -> None:
+        path = self.path / "probes.npz"
+        if not path.exists():
+            return
+        with np.load(path) as stored:
+            for step, actions in zip(stored["env_step"].tolist(), stored["actions"], strict=True):
+                if step <= self.env_step:
+                    self.probes.steps.append(step)
+                    self.probes.actions.append(actions)
+
+
+def run(config: RunConfig, path: Path, session: dict[str, Any] | None = None, stopper=None) -> str:
+    """Run one cell to its end: returns "done", "stopped" or "failed", with the marks in its directory.
+
+    stopper: called with the Run, to let a signal handler set its `stop`.
+    """
+    directory = RunDir(path)
+    current: Run | None = None
+    try:
+        current = Run(config, directory, session)
+        if stopper is not None:
+            stopper(current)
+        current.train()
+    except Stopped:
+        return "stopped"
+    except UsageError:
+        raise  # nothing of an earlier run was touched
+    except Exception as error:
+        checkpoint = directory.path / "checkpoint.pt"
+        directory.mark_failed(
+            {
+                "error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                "quantity": getattr(error, "quantity", None),
+                "update": getattr(error, "update", current.agent.updates if current else None),
+                "env_step": current.env_step if current else None,
+                "checkpoint": str(checkpoint) if checkpoint.exists() else None,
+                "traceback": traceback.format_exc(),
+                "time": time.time(),
+            }
+        )
+        return "failed"
+    return "done"

@@ -1,0 +1,259 @@
+"""How an experiment and a run lie on disk: the only code that knows.
+
+    <root>/<name>/experiment.json                      what the grid asked for, cell by cell
+    <root>/<name>/<env, "/" as "_">/<label>/seed_<k>/  one run; docs/run_directory.md says what each file holds
+
+Everything that replaces a file is written beside it, flushed to the disk, and renamed. JSONL files only grow; after a
+crash they are cut back to the length that the checkpoint remembers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.config import AUTO, RunConfig, UsageError, from_plain, identity, to_plain
+
+JSONL = ("metrics.jsonl", "evals.jsonl", "clock.jsonl")
+STALE_AFTER = 60.0  # seconds without a heartbeat after which a run no longer counts as running
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write atomically: after a crash at any moment the old or the new file is there, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def dump_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """The file's value, or None if there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a JSONL file; a torn last line, left by a killed writer, is passed over."""
+    if not path.exists():
+        return
+    for line in path.read_bytes().splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield json.loads(line)
+
+
+class RunDir:
+    """One run's directory."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    def state(self, now: float | None = None) -> str:
+        """missing | running | stopped | done | failed, from the files alone."""
+        if (self.path / "DONE").exists():
+            return "done"
+        if (self.path / "FAILED.json").exists():
+            return "failed"
+        progress = self.progress()
+        if progress is None:
+            return "stopped" if self.config_path.exists() else "missing"
+        fresh = (now or time.time()) - progress["time"] < STALE_AFTER
+        return "running" if progress["state"] == "running" and fresh else "stopped"
+
+    def progress(self) -> dict[str, Any] | None:
+        return read_json(self.path / "progress.json")
+
+    def failure(self) -> dict[str, Any] | None:
+        return read_json(self.path / "FAILED.json")
+
+    def stored(self) -> tuple[RunConfig, dict[str, Any]] | None:
+        """The configuration of earlier sessions of this run, and the whole of config.yaml; None for a new run."""
+        import yaml
+
+        if not self.config_path.exists():
+            return None
+        values = yaml.safe_load(self.config_path.read_text())
+        extra = {key: values.pop(key) for key in ("auto", "changed", "spec")}
+        return from_plain(values), {**values, **extra}
+
+    def prepare(self, config: RunConfig) -> tuple[RunConfig, list[str]]:
+        """`config` resolved for this directory, and the keys whose value was derived.
+
+        A continued run keeps the derived values of its first session. Raises UsageError naming the keys where the
+        identity of the stored run differs, if it went further than `steps` asks for, or if it cannot go on.
+        """
+        stored = self.stored()
+        if stored is None:
+            return config.resolved(), [key for key in AUTO if getattr(config, key) is None]
+        old, values = stored
+        new = config.resolved({key: values[key] for key in values["auto"]})
+        mine, theirs = identity(new), identity(old)
+        differ = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+        if differ:
+            pairs = ", ".join(f"{key}: {theirs.get(key)} there, {mine.get(key)} asked for" for key in differ)
+            raise UsageError(f"{self.path} holds a run with other settings ({pairs}); choose another --name")
+        if new.steps < old.steps:
+            raise UsageError(f"{self.path} was run for steps={old.steps}; steps={new.steps} is less (it can only be raised)")
+        if new.steps > old.steps and (self.path / "DONE").exists() and not (self.path / "replay").exists():
+            raise UsageError(
+                f"{self.path} is finished and its replay was dropped, so it cannot go on to steps={new.steps}; "
+                "choose another --name (a run made with keep_replay=true can be continued)"
+            )
+        return new, values["auto"]
+
+    def write_config(self, config: RunConfig, auto: Iterable[str], changed: dict[str, Any], spec: dict[str, Any]) -> None:
+        import yaml
+
+        values = to_plain(config) | {"auto": list(auto), "changed": changed, "spec": spec}
+        replace_file(self.config_path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+
+    # -- records -------------------------------------------------------------------------------------------------------
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """One line. Raises ValueError for a number that is not finite: NaN is no JSON."""
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with open(self.path / name, "ab") as file:
+            file.write(line.encode())
+
+    def offsets(self) -> dict[str, int]:
+        """Bytes of each JSONL file, flushed to the disk: what a checkpoint remembers."""
+        sizes = {}
+        for name in JSONL:
+            path = self.path / name
+            if path.exists():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            sizes[name] = path.stat().st_size if path.exists() else 0
+        return sizes
+
+    def cut_back(self, offsets: dict[str, int]) -> None:
+        """Drop what was written after the checkpoint that remembers `offsets`."""
+        for name in JSONL:
+            path, size = self.path / name, offsets.get(name, 0)
+            if path.exists() and path.stat().st_size < size:
+                raise UsageError(f"{path} is shorter than its checkpoint remembers ({path.stat().st_size} < {size} bytes)")
+            if size:
+                os.truncate(path, size)
+            else:
+                path.unlink(missing_ok=True)
+
+    def add_session(self, session: dict[str, Any]) -> None:
+        known = read_json(self.path / "provenance.json") or {"sessions": []}
+        replace_file(self.path / "provenance.json", dump_json({"sessions": [*known["sessions"], session]}))
+
+    def write_progress(self, record: dict[str, Any]) -> None:
+        """The heartbeat: replaced without a flush, since only a live run's heartbeat means anything."""
+        temporary = self.path / f".progress.json.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(record))
+        os.replace(temporary, self.path / "progress.json")
+
+    def write_json(self, name: str, value: Any) -> None:
+        replace_file(self.path / name, dump_json(value))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+    def mark_done(self, record: dict[str, Any]) -> None:
+        self.write_json("DONE", record)
+        (self.path / "FAILED.json").unlink(missing_ok=True)
+
+    def mark_failed(self, record: dict[str, Any]) -> None:
+        self.write_json("FAILED.json", record)
+
+    def reopen(self) -> None:
+        """Take back the end marks, before a finished run is continued or a failed one retried."""
+        for name in ("DONE", "FAILED.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------------
+
+
+def save_tensors(path: Path, value: Any) -> None:
+    """Tensors and plain values, atomically."""
+    import io
+
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    replace_file(path, buffer.getbuffer())
+
+
+def load_tensors(path: Path) -> Any:
+    """Inverse of `save_tensors`; no code is run. Raises UsageError for a file that is not whole, or not of this kind."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UsageError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
+
+
+# -- the experiment ----------------------------------------------------------------------------------------------------
+
+
+class Experiment:
+    """A directory of runs that one command line asked for."""
+
+    def __init__(self, root: Path, name: str):
+        self.path = Path(root) / name
+
+    def read(self) -> dict[str, Any] | None:
+        return read_json(self.path / "experiment.json")
+
+    def cells(self) -> list[dict[str, Any]]:
+        return (self.read() or {"cells": []})["cells"]
+
+    def write(self, preset: str, command: list[str], cells: list[dict[str, Any]]) -> list[int]:
+        """Add or renew cells; returns their indices. A cell's index never changes."""
+        known = self.read() or {
+            "name": self.path.name,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "sweep": None,
+            "cells": [],
+        }
+        place = {cell["dir"]: i for i, cell in enumerate(known["cells"])}
+        indices = []
+        for cell in cells:
+            at = place.setdefault(cell["dir"], len(known["cells"]))
+            known["cells"][at : at + 1] = [cell]
+            indices.append(at)
+        replace_file(self.path / "experiment.json", dump_json(known | {"preset": preset, "command": command}))
+        return indices
+
+    def run_dir(self, cell: dict[str, Any]) -> RunDir:
+        return RunDir(self.path / cell["dir"])
+
+
+def cell_dir(env_id: str, label: str, seed: int) -> str:
+    return f"{env_id.replace('/', '_')}/{label}/seed_{seed}"

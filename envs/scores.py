@@ -1,0 +1,33 @@
+"""What a uniformly random policy gets: measured once by `python -m envs.measure`, kept in scores.yaml."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FILE = Path(__file__).with_name("scores.yaml")
+
+
+def read(file: Path = FILE) -> list[dict[str, Any]]:
+    """The measurements: id, action_repeat, episodes, seed, and the mean and standard deviation of the returns."""
+    return yaml.safe_load(file.read_text()) if file.exists() else []
+
+
+@functools.cache
+def _measured() -> dict[tuple[str, int], dict[str, Any]]:
+    return {(row["id"], row["action_repeat"]): row for row in read()}
+
+
+def random_policy(id: str, action_repeat: int) -> tuple[float | None, str]:
+    """(mean return, where it comes from), of action repeat 1 when `action_repeat` was not measured.
+
+    Held actions move a body more than actions drawn anew at each step, so the two are not the same number; the words
+    say which one it is. (None, ...) when neither was measured.
+    """
+    for repeat in dict.fromkeys((action_repeat, 1)):
+        row = _measured().get((id, repeat))
+        if row:
+            other = "" if repeat == action_repeat else f" (not measured at {action_repeat})"
+            return row["mean"], f"random policy, {row['episodes']} episodes at action repeat {repeat}{other}"
+    return None, f"not measured (python -m envs.measure {id})"

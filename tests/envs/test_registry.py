@@ -1,0 +1,120 @@
+"""Ids, settings, values in conf/, scores, and what is imported when."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import envs
+from envs import measure, scores, toy
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code):
+    environment = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_envs_imports_no_engine():
+    heavy = {"dm_control", "mujoco", "torch", "gymnasium"}
+    assert not heavy & set(run("import sys, envs; print(*sys.modules)"))
+
+
+def test_stepping_imports_no_opengl_and_leaves_the_users_environment_alone():
+    code = """
+import os, sys, numpy, envs
+for id in ("dmc/cheetah-run", "gym/HalfCheetah-v5"):
+    env, spec = envs.make(id, 0)
+    env.reset()
+    env.step(numpy.zeros((1, 6)))
+    assert "MUJOCO_GL" not in os.environ
+print(*sys.modules)
+"""
+    modules = run(code)
+    assert "dm_control" in modules
+    # gymnasium itself imports the glfw module, which opens nothing until it is initialised.
+    assert not [m for m in modules if m.split(".")[0] == "OpenGL" or m in ("mujoco.egl", "mujoco.osmesa", "mujoco.glfw")]
+    assert "torch" not in modules
+
+
+def test_every_listed_id_is_found_and_every_family_is_listed():
+    listed = envs.names()
+    assert {id.split("/")[0] for id in listed} == set(envs.FAMILIES)
+    assert len(set(listed)) == len(listed)
+    for id in ("dmc/ball_in_cup-catch", "dmc/cartpole-swingup_sparse", "gym/Pendulum-v1", "toy/four-modes"):
+        assert id in listed
+    assert not [id for id in listed if "lqr" in id]
+
+
+@pytest.mark.parametrize(
+    ("id", "settings", "complaint"),
+    [
+        ("dmc/cartpole-swinup", {}, "unknown environment 'dmc/cartpole-swinup'; did you mean dmc/cartpole-swingup"),
+        ("cheetah-run", {}, r"did you mean dmc/cheetah-run\?"),
+        ("toy/qqq", {}, "there are toy/interior, toy/corner"),
+        ("dmc/cheetah-run", {"action_repat": 2}, "setting of the dmc environments.*did you mean action_repeat"),
+        ("dmc/cheetah-run", {"action_repeat": 0}, "whole number >= 1, found 0"),
+        ("dmc/cheetah-run", {"action_repeat": 2.0}, "whole number >= 1, found 2.0"),
+        ("toy/interior", {"curvature": -1.0}, "number > 0, found -1.0"),
+    ],
+)
+def test_what_is_unknown_is_named_in_one_line(id, settings, complaint):
+    for use in (lambda: envs.check(id, settings), lambda: envs.make(id, 0, **settings)):
+        with pytest.raises(ValueError, match=complaint) as error:
+            use()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", envs.FAMILIES)
+def test_the_values_in_conf_are_the_defaults(family):
+    values = yaml.safe_load((ROOT / "conf" / "env" / f"{family}.yaml").read_text())
+    assert values == dataclasses.asdict(envs.config_class(family)())
+
+
+@pytest.mark.parametrize("id", ["dmc/cartpole-swingup", "toy/multigoal"])
+def test_a_spec_survives_json(id):
+    _, spec = envs.make(id, 0)
+    assert envs.EnvSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert hash(spec) == hash(envs.EnvSpec.from_dict(spec.to_dict()))
+
+
+def test_every_listed_environment_has_a_measured_low_score():
+    measured = {(row["id"], row["action_repeat"]) for row in scores.read()}
+    bandits = {f"toy/{name}" for name in toy.BANDITS}
+    assert {(id, 1) for id in envs.names() if id not in bandits} <= measured
+
+
+def test_a_score_that_was_not_measured_at_this_action_repeat_says_so():
+    exact, at_1, at_5 = (envs.make("dmc/cartpole-swingup", 0, action_repeat=k)[1].score for k in (8, 1, 5))
+    assert exact.low != at_1.low == at_5.low
+    assert "episodes at action repeat 8;" in exact.source
+    assert "at action repeat 1 (not measured at 5)" in at_5.source
+    assert at_1.high == 1000.0
+    assert scores.random_policy("dmc/none-such", 1)[0] is None
+
+
+def test_the_measurement_of_a_random_policy_is_right_where_it_is_known():
+    _, spec = envs.make("toy/interior", 0)
+    returns = measure.random_returns("toy/interior", 1000, action_repeat=1, seed=0)
+    assert abs(returns.mean() - spec.score.low) < 4 * returns.std() / np.sqrt(1000)
+
+
+def test_a_new_measurement_replaces_its_own_line_and_no_other(tmp_path):
+    file = tmp_path / "scores.yaml"
+    rows = [{"id": id, "action_repeat": k, "mean": 1e-5} for id, k in (("b", 1), ("a", 2), ("a", 1))]
+    measure.write(rows, file)
+    measure.write([{"id": "a", "action_repeat": 1, "mean": 3.0}], file)
+    assert scores.read(file) == [
+        {"id": "a", "action_repeat": 1, "mean": 3.0},
+        {"id": "a", "action_repeat": 2, "mean": 1e-5},
+        {"id": "b", "action_repeat": 1, "mean": 1e-5},
+    ]
