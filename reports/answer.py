@@ -1,0 +1,206 @@
+"""The first thing a reader sees: who wins where, with what confidence, at what cost, and nothing that the data do not say."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from reports import stats
+from reports.figures import Look
+from reports.html import Bullets, Cell, Section, Table, Text
+from reports.summary import Row
+from reports.words import NOTHING, estimate, interval, large, listing, number, plural
+
+WIDE = 5  # more environments than this get their own table instead of a column each
+
+
+def section(summary: Row, look: dict[str, Look]) -> Section:
+    blocks = [Text(f"**{env}**: {what}. No conclusion is drawn across them.", "notice") for env, what in summary["mixed"].items()]
+    blocks.append(Text(_lead(summary), "lead"))
+    if items := _by_environment(summary):
+        blocks.append(Bullets(items))
+    incomplete = {state: count for state, count in summary["states"].items() if state != "done"}
+    if incomplete:
+        total = sum(summary["states"].values())
+        found = listing([f"{count} {state}" for state, count in incomplete.items()])
+        text = f"Of {plural(total, 'run')} asked for, {found}: see [Health](#health). They are in no table, and leaving out failed runs flatters their algorithm."
+        blocks.append(Text(text, "notice"))
+    if any(cell["n"] for cell in summary["cells"]):
+        blocks.append(_table(summary, look))
+    return Section("answer", "The answer", blocks)
+
+
+def _lead(summary: Row) -> str:
+    """The paragraph: the widest scope's verdict, how far it can be trusted, and the cost."""
+    scored = [cell for cell in summary["cells"] if cell["n"]]
+    if not scored:
+        return f"No run has finished ({_states(summary['states'])}), so there is nothing to compare yet."
+    if len({cell["label"] for cell in scored}) == 1:
+        return f"Only one algorithm has finished runs, **{scored[0]['label']}**, so there is nothing to compare it with."
+    envs = _scored_envs(summary)
+    scope = None if len(summary["aggregates"]["envs"]) > 1 else envs[0]
+    parts = [_verdict(summary, scope)]
+    if len(envs) > 1:
+        parts.append(_counts(summary, envs))
+    return " ".join(part for part in [*parts, *_cautions(summary), *_cost(summary)] if part)
+
+
+def _scored_envs(summary: Row) -> list[str]:
+    return list(dict.fromkeys(cell["env"] for cell in summary["cells"] if cell["n"]))
+
+
+def _by_environment(summary: Row) -> list[str]:
+    envs = _scored_envs(summary)
+    return [text for env in envs if (text := _verdict(summary, env))] if 1 < len(envs) <= WIDE else []
+
+
+def _states(states: dict[str, int]) -> str:
+    return listing([f"{count} {state}" for state, count in states.items()])
+
+
+def ranking(summary: Row, env: str | None) -> list[tuple[str, dict]]:
+    """(label, estimate), best first: by IQM over all tasks (env None), by mean final score on one."""
+    if env is None:
+        labels = summary["aggregates"]["labels"]
+        full = len(summary["aggregates"]["envs"])
+        found = [(label, values["final"]["iqm"]) for label, values in labels.items() if values.get("tasks") == full]
+        return sorted(found, key=lambda item: -item[1]["value"])
+    cells = [cell for cell in summary["cells"] if cell["env"] == env and cell["n"]]
+    lower = any(cell.get("direction") == "min" for cell in cells)
+    return sorted(((cell["label"], cell["final"]) for cell in cells), key=lambda item: item[1]["value"] * (1 if lower else -1))
+
+
+def _verdict(summary: Row, env: str | None) -> str:
+    """One sentence or two about the leader of one scope: whom it beats, whom it is not separated from."""
+    if env in summary["mixed"]:
+        return ""
+    ranked = ranking(summary, env)
+    if len(ranked) < 2:
+        return ""
+    (leader, top), others = ranked[0], ranked[1:]
+    where = f"Over {len(summary['aggregates']['envs'])} tasks" if env is None else f"On {env}"
+    what = "interquartile mean of the normalised final score" if env is None else "mean final score"
+    against = listing([f"{number(value['value'])} ({label})" for label, value in others])
+    bounds = f" {interval(top)}" if interval(top) else ""
+    pairs = [pair for pair in summary["pairs"] if pair["env"] == env and leader in (pair["x"], pair["y"])]
+    fewest = min(pair["n"] for pair in pairs)
+    name = leader if fewest < stats.MIN_SEEDS else f"**{leader}**"
+    found = f"{where}, {name} has the best {what}: {number(top['value'])}{bounds} against {against}."
+    if fewest < stats.MIN_SEEDS:
+        return f"{found} With {plural(fewest, 'seed')} in a cell **this decides nothing**: the order may be luck."
+    beaten = [_other(pair, leader) for pair in pairs if pair["better"] == leader]
+    open_ = [pair for pair in pairs if pair["better"] != leader]
+    parts = [found]
+    if beaten:
+        parts.append(f"It is better than {listing(beaten)}.")
+    if open_:
+        parts.append(f"It is **not separated** from {listing([_open_text(pair, leader) for pair in open_])}.")
+    return " ".join(parts)
+
+
+def _other(pair: Row, label: str) -> str:
+    return pair["y"] if pair["x"] == label else pair["x"]
+
+
+def _open_text(pair: Row, leader: str) -> str:
+    needed = pair["seeds_needed"]
+    return f"{_other(pair, leader)} (that would take {'more than 1000' if needed is None else f'about {needed}'} seeds each)"
+
+
+def _counts(summary: Row, envs: list[str]) -> str:
+    """On how many environments one label is better than every other."""
+    winners = Counter(clear_winner(summary, env) for env in envs)
+    none = winners.pop(None, 0)
+    won = [f"{label} on {count}" for label, count in winners.most_common()]
+    clear = f"A clear winner, better than every other: {listing(won)} of {len(envs)} tasks" if won else f"No task of {len(envs)} has a clear winner"
+    return f"{clear}; none on {none}." if won and none else f"{clear}."
+
+
+def clear_winner(summary: Row, env: str) -> str | None:
+    ranked = ranking(summary, env)
+    if len(ranked) < 2:
+        return None
+    leader = ranked[0][0]
+    pairs = [pair for pair in summary["pairs"] if pair["env"] == env and leader in (pair["x"], pair["y"])]
+    return leader if pairs and all(pair.get("better") == leader for pair in pairs) else None
+
+
+def _cautions(summary: Row) -> list[str]:
+    seeds = [cell["n"] for cell in summary["cells"] if cell["n"]]
+    parts = []
+    if stats.MIN_SEEDS <= min(seeds) < stats.RELIABLE_SEEDS:
+        parts.append(f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional.")
+    for env, reason in summary["aggregates"]["left_out"].items():
+        if env not in summary["mixed"]:
+            parts.append(f"{env} is left out of the aggregates: {reason}.")
+    return parts
+
+
+def _cost(summary: Row) -> list[str]:
+    costs = update_costs(summary)
+    if len(costs) < 2:
+        return []
+    fastest = min(costs, key=costs.get)
+    rest = sorted((label for label in costs if label != fastest), key=costs.get)
+    told = listing([f"{number(costs[label])} ms ({label}, {costs[label] / costs[fastest]:.1f} times)" for label in rest])
+    return [f"An update costs {number(costs[fastest])} ms with {fastest}, {told}, as measured during these runs."]
+
+
+def update_costs(summary: Row) -> dict[str, float]:
+    """Milliseconds per update of each label, mean over environments; {} when runs were not timed under one set-up."""
+    cells = [cell for cell in summary["cells"] if cell["conditions"]]
+    if len({condition for cell in cells for condition in cell["conditions"]}) != 1:
+        return {}
+    costs: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell["cost"].get("ms_per_update"):
+            costs.setdefault(cell["label"], []).append(cell["cost"]["ms_per_update"])
+    return {label: sum(values) / len(values) for label, values in costs.items()}
+
+
+def _table(summary: Row, look: dict[str, Look]) -> Table:
+    """One row for each label: aggregate, final score by environment, whom it is better than, cost."""
+    envs = summary["envs"] if len(summary["envs"]) <= WIDE else []
+    several = len(summary["aggregates"]["envs"]) > 1
+    cells = {(cell["env"], cell["label"]): cell for cell in summary["cells"]}
+    costs = update_costs(summary)
+    decidable = all(cell["n"] >= stats.MIN_SEEDS for cell in summary["cells"])
+    best = {env: next((label for label, _ in ranking(summary, env) if decidable), None) for env in envs}
+    rows = []
+    for label in look:
+        row = [Cell(label, color=look[label].color)]
+        if several:
+            row.append(estimate(summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm")))
+        for env in envs:
+            cell = cells.get((env, label))
+            row.append(_score(cell, strong=best[env] == label))
+        row += [_better_than(summary, label, None if several else summary["envs"][0])] if several or len(envs) == 1 else []
+        row += [number(costs.get(label)), _parameters(summary, label)]
+        rows.append(row)
+    columns = ["algorithm", *(["IQM over tasks"] if several else []), *envs]
+    columns += ["better than"] if several or len(envs) == 1 else []
+    bold = "Bold: the best mean of its column, which is not yet a win. " if decidable else ""
+    note = f"Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and the probability of improvement; the seeds that a separation would take assume that today's means and spreads are the true ones."
+    return Table([*columns, "ms per update", "parameters"], rows, note=note)
+
+
+def _score(cell: Row | None, *, strong: bool) -> Cell:
+    if not cell or not cell["n"]:
+        return Cell("missing" if cell else NOTHING)
+    seeds = f"n = {cell['n']}" if cell["n"] == cell["asked"] else f"n = {cell['n']} of {cell['asked']}"
+    return Cell(number(cell["final"]["value"]), f"{interval(cell['final'])} {seeds}".strip(), strong=strong)
+
+
+def _better_than(summary: Row, label: str, env: str | None) -> str:
+    pairs = [pair for pair in summary["pairs"] if pair["env"] == env and label in (pair["x"], pair["y"])]
+    if any(pair.get("n", 0) < stats.MIN_SEEDS for pair in pairs):
+        return "not decidable"
+    return ", ".join(_other(pair, label) for pair in pairs if pair["better"] == label) or NOTHING
+
+
+def _parameters(summary: Row, label: str) -> str:
+    """Their number, or its range over environments (their observations and actions differ in size)."""
+    values = [cell["cost"]["parameters"] for cell in summary["cells"] if cell["label"] == label and "parameters" in cell["cost"]]
+    if not values:
+        return NOTHING
+    low, high = large(min(values)), large(max(values))
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,391 @@
+"""Drawings in one style: lines with bands, intervals, stacked bars, point clouds; each as PNG and SVG, byte for byte the same.
+
+Nothing here touches matplotlib's global state: figures are made without pyplot, so that a notebook's settings and a
+thread's figures stay what they are.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from reports import html, stats
+from reports.html import GRID, INK, PAPER
+
+# Okabe and Ito's colours (told apart with any colour vision) without yellow and black, which need a certain background.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A51A3")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+SOFT = "#7b8794"
+WIDTH, NARROW = 10.4, 6.6  # inches: as wide as the page's text, and of a single panel
+DRAWN_POINTS = 240  # of a line; more cannot be seen and make files large
+LOOP = ("env", "act", "store", "sample")  # parts that are not learning: grey
+LEGEND_ROW = 0.24  # inches
+DPI = 110
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one label is drawn everywhere: colour, and marker and dashes that tell it apart without colour."""
+
+    color: str
+    marker: str
+    dashes: Any = "-"
+
+
+def looks(labels: Sequence[str]) -> dict[str, Look]:
+    dashes = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
+    return {
+        label: Look(COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], dashes[(i // len(COLORS)) % len(dashes)])
+        for i, label in enumerate(labels)
+    }
+
+
+@dataclass(frozen=True)
+class Series:
+    """One label's lines: the mean with its band, each seed faintly, unfinished seeds faintly and dashed (x, y pairs)."""
+
+    label: str
+    mean: tuple[np.ndarray, np.ndarray] | None = None
+    band: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    seeds: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+    partial: Sequence[tuple[np.ndarray, np.ndarray]] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes. `message` is written instead of lines when there is nothing to compare."""
+
+    title: str
+    xlabel: str
+    ylabel: str = ""
+    series: Sequence[Series] = ()
+    references: Sequence[Series] = ()  # published curves: grey, told apart by marker
+    message: str = ""
+    log: bool = False
+    steps: bool = False  # a histogram: level between the points
+    xticks: Callable[[float], str] | None = None
+    ylim: tuple[float, float] | None = None
+    levels: Sequence[Series] = field(default_factory=tuple)  # horizontal lines: mean = (x, [height])
+
+
+def kilo(value: float) -> str:
+    """64000 -> 64k, 1500000 -> 1.5M."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def series(label: str, curves: Sequence[tuple], partial: Sequence[tuple] = ()) -> Series:
+    """Mean and 95 % t interval at each x over a label's seeds, where all of them have values; from (x, y) pairs."""
+    finite = [(x[ok], y[ok]) for x, y in curves if (ok := np.isfinite(x) & np.isfinite(y)).any()]
+    thin = [_thin(*curve) for curve in finite]
+    partial = [_thin(*curve) for curve in partial if len(curve[0])]
+    if not finite:
+        return Series(label, partial=partial)
+    start, stop = max(x[0] for x, _ in finite), min(x[-1] for x, _ in finite)
+    first = finite[0][0]
+    same = len(first) <= DRAWN_POINTS and all(np.array_equal(x, first) for x, _ in finite)
+    x = first if same else np.linspace(start, max(start, stop), DRAWN_POINTS)
+    mean, low, high = stats.mean_interval(np.array([np.interp(x, *curve) for curve in finite]))
+    return Series(label, (x, mean), None if low is None else (x, low, high), thin, partial)
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(x) <= DRAWN_POINTS:
+        return x, y
+    keep = np.unique(np.linspace(0, len(x) - 1, DRAWN_POINTS).round().astype(int))
+    return x[keep], y[keep]
+
+
+def sheet(panels: int, *, columns: int = 3, width: float = WIDTH, height: float = 2.6, legend_rows: int = 1) -> tuple:
+    """A figure with a grid of axes and room for a shared legend above; returns (figure, axes). Unused places are empty."""
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(columns, panels))
+    width = width if columns > 1 else min(width, NARROW)
+    rows = math.ceil(panels / columns)
+    top, bottom, left, right = 0.42 + LEGEND_ROW * legend_rows, 0.55, 0.72, 0.2
+    total = rows * height + (rows - 1) * 0.95 + top + bottom
+    figure = Figure(figsize=(width, total), facecolor=PAPER)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    inner = (width - left - right) / columns
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - top / total,
+        bottom=bottom / total,
+        wspace=0.62 / max(inner - 0.62, 0.1) if columns > 1 else 0,
+        hspace=0.95 / height,
+    )
+    for unused in axes[panels:]:
+        unused.remove()
+    return figure, list(axes[:panels])
+
+
+def style() -> dict[str, Any]:
+    """matplotlib settings for one drawing: seaborn's ticks style in the page's ink."""
+    import seaborn
+
+    return {
+        **seaborn.axes_style("ticks"),
+        **seaborn.plotting_context("notebook", font_scale=0.82),
+        "font.family": ["DejaVu Sans"],
+        "svg.hashsalt": "reports",
+        "svg.fonttype": "path",
+        "axes.facecolor": "none",
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "axes.titlesize": 10,
+        "axes.titley": 1.03,  # fixed: looking for a free place costs a third of the drawing
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.8,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "path.simplify": True,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    }
+
+
+def draw(name: str, caption: str, alt: str, paint: Callable[[], Any], *, how: str = "") -> html.Figure:
+    """Runs `paint`, which returns a matplotlib Figure, under the page's style and keeps what it drew."""
+    import matplotlib
+
+    with matplotlib.rc_context(style()):
+        figure = paint()
+        svg, png = io.StringIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+    return html.Figure(name, png.getvalue(), svg.getvalue(), caption, alt, how, wide=figure.get_figwidth() > NARROW)
+
+
+def legend(figure: Any, labels: Sequence[str], look: dict[str, Look], extra: Sequence[Any] = ()) -> None:
+    """One legend for all panels above them, `extra` handles in a row of their own."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=look[label].color, ls=look[label].dashes, marker=look[label].marker, lw=2, ms=5, label=label)
+        for label in labels
+    ]
+    left, inches = 0.5 / figure.get_figwidth(), figure.get_figheight()
+    columns = 8 if figure.get_figwidth() > NARROW else 5
+    top = 0.02
+    for group in (handles, list(extra)):
+        if not group:
+            continue
+        figure.legend(
+            handles=group, loc="upper left", ncol=columns, frameon=False, handlelength=1.8, columnspacing=1.5,
+            bbox_to_anchor=(left, 1 - top / inches), borderaxespad=0.3,
+        )  # fmt: skip
+        top += LEGEND_ROW * math.ceil(len(group) / columns)
+
+
+def lines(
+    panels: Sequence[Panel], look: dict[str, Look], *, columns: int = 3, height: float = 2.6, share_y: bool = False
+) -> Any:
+    """A sheet of line panels with one legend; the painter for `draw`."""
+    labels = [label for label in look if any(line.label == label for panel in panels for line in [*panel.series, *panel.levels])]
+    sources = list(dict.fromkeys(line.label for panel in panels for line in panel.references))
+    in_row = 8 if min(columns, len(panels)) > 1 else 5
+    rows = math.ceil(len(labels) / in_row) + math.ceil(len(sources) / in_row)
+    figure, axes = sheet(len(panels), columns=columns, height=height, legend_rows=max(1, rows))
+    marks = dict(zip(sources, ("x", "+", "1", "2", "3", "4"), strict=False))
+    for axis, panel in zip(axes, panels, strict=True):
+        _panel(axis, panel, look, marks)
+    if share_y:
+        drawn = [axis for axis, panel in zip(axes, panels, strict=True) if not panel.message]
+        bounds = np.array([axis.get_ylim() for axis in drawn])
+        for axis in drawn:
+            axis.set_ylim(bounds[:, 0].min(), bounds[:, 1].max())
+            axis.tick_params(labelleft=axis is drawn[0])
+    legend(figure, labels, look, [_reference_handle(source, marks[source]) for source in sources])
+    return figure
+
+
+def _reference_handle(source: str, mark: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=SOFT, lw=1, ls=(0, (1, 1.5)), marker=mark, ms=6, label=source)
+
+
+def _panel(axis: Any, panel: Panel, look: dict[str, Look], marks: dict[str, str]) -> None:
+    axis.set_title(panel.title)
+    axis.set_xlabel(panel.xlabel)
+    axis.set_ylabel(panel.ylabel)
+    if panel.message:
+        axis.set(xticks=[], yticks=[])
+        axis.text(0.5, 0.5, panel.message, transform=axis.transAxes, ha="center", va="center", color=SOFT, wrap=True)
+        return
+    for line in panel.references:
+        axis.plot(*line.mean, color=SOFT, lw=1, ls=(0, (1, 1.5)), marker=marks[line.label], ms=5, zorder=1.5)
+    for line in panel.levels:
+        axis.axhline(line.mean[1][0], color=look[line.label].color, lw=1.4, ls=(0, (6, 2)))
+    for line in panel.series:
+        if panel.steps:
+            axis.plot(*line.mean, color=look[line.label].color, lw=1.8, drawstyle="steps-mid")
+            axis.fill_between(*line.mean, color=look[line.label].color, alpha=0.12, lw=0, step="mid")
+        else:
+            _line(axis, line, look[line.label])
+    axis.locator_params(axis="y", nbins=5)
+    _limits(axis, panel)
+    if panel.xticks:
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: panel.xticks(value)))
+
+
+def _line(axis: Any, line: Series, look: Look) -> None:
+    for x, y in line.seeds:
+        axis.plot(x, y, color=look.color, lw=0.7, alpha=0.38)
+    for x, y in line.partial:
+        axis.plot(x, y, color=look.color, lw=0.9, alpha=0.6, ls=(0, (2, 2)))
+        axis.plot(x[-1:], y[-1:], color=look.color, marker="x", ms=5, ls="none")
+    if line.band is not None:
+        axis.fill_between(*line.band, color=look.color, alpha=0.16, lw=0)
+    if line.mean is not None:
+        every = max(1, len(line.mean[0]) // 8)
+        axis.plot(
+            *line.mean, color=look.color, lw=2, ls=look.dashes, marker=look.marker, markevery=every, ms=4.5, zorder=3,
+            markeredgecolor=PAPER, markeredgewidth=0.6,
+        )  # fmt: skip
+
+
+def _limits(axis: Any, panel: Panel) -> None:
+    """Limits from the seeds' lines: a wide band of few seeds must not squeeze the data, nor a published curve reach beyond."""
+    drawn = [pair for line in panel.series for pair in [*line.seeds, *line.partial, *([line.mean] if line.mean else [])]]
+    if not drawn:
+        return
+    x = np.concatenate([np.asarray(pair[0], dtype=float) for pair in drawn])
+    low, high = np.nanmin(x), np.nanmax(x)
+    if high > low:
+        axis.set_xlim(low - 0.02 * (high - low), high + 0.02 * (high - low))
+    if panel.log:
+        _log_scale(axis)
+        return
+    if panel.ylim:
+        axis.set_ylim(*panel.ylim)
+        return
+    shown = [np.asarray(pair[1], dtype=float) for pair in drawn]
+    shown += [np.asarray(line.mean[1])[(line.mean[0] >= low) & (line.mean[0] <= high)] for line in panel.references]
+    shown += [np.asarray(line.mean[1], dtype=float) for line in panel.levels]
+    y = np.concatenate(shown)
+    y = y[np.isfinite(y)]
+    if len(y):
+        margin = 0.06 * (y.max() - y.min()) or 0.05 * abs(y.max()) or 1
+        axis.set_ylim(y.min() - margin, y.max() + margin)
+
+
+def _log_scale(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=7))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row of an interval plot: an estimate as summary.json holds it, with the label whose look it has."""
+
+    text: str
+    estimate: dict[str, Any]
+    label: str = ""
+
+
+def intervals(
+    panels: Sequence[tuple[str, Sequence[Bar]]], look: dict[str, Look], *, middle: float | None = None, columns: int = 4
+) -> Any:
+    """Points with 95 % intervals in rows; hollow without an interval, dashed where it is unreliable."""
+    rows = max(len(bars) for _, bars in panels)
+    figure, axes = sheet(len(panels), columns=columns, height=0.42 * rows + 0.35, legend_rows=0)
+    widest = max(len(bar.text) for _, bars in panels for bar in bars)
+    figure.subplots_adjust(left=min(0.4, (0.25 + 0.078 * widest) / figure.get_figwidth()), wspace=0.16)
+    figure.subplots_adjust(bottom=0.32 / figure.get_figheight())
+    for position, (axis, (title, bars)) in enumerate(zip(axes, panels, strict=True)):
+        axis.set_title(title)
+        axis.grid(visible=False, axis="y")
+        for height, bar in enumerate(bars):
+            _interval(axis, height, bar, look.get(bar.label, Look(INK, "o")))
+        if middle is not None:
+            axis.axvline(middle, color=SOFT, lw=1, ls=(0, (3, 2)), zorder=0)
+        axis.set_ylim(rows - 0.5, -0.6)
+        axis.set_yticks(range(len(bars)), [bar.text for bar in bars] if position % columns == 0 else [""] * len(bars))
+        axis.tick_params(axis="y", length=0)
+        axis.margins(x=0.1)
+        axis.locator_params(axis="x", nbins=3)
+        axis.spines["left"].set_visible(False)
+    return figure
+
+
+def _interval(axis: Any, height: int, bar: Bar, look: Look) -> None:
+    value, low, high = (bar.estimate[key] for key in ("value", "low", "high"))
+    if low is not None:
+        dashes = "-" if bar.estimate["n"] >= stats.RELIABLE_SEEDS else (0, (1.2, 0.8))
+        axis.plot([low, high], [height, height], color=look.color, lw=5, alpha=0.4, ls=dashes, solid_capstyle="butt")
+    axis.plot(
+        [value], [height], marker=look.marker, ms=7, color=look.color, ls="none",
+        markerfacecolor=look.color if low is not None else PAPER, markeredgewidth=1.4,
+    )  # fmt: skip
+
+
+def stacked(panels: Sequence[tuple[str, dict[str, dict[str, float]]]], parts: Sequence[str], xlabel: str) -> Any:
+    """Horizontal stacked bars, one panel of rows (label -> part -> value) for each environment."""
+    import seaborn
+    from matplotlib.patches import Patch
+
+    grey = [part for part in parts if part in LOOP]
+    shades = [*seaborn.color_palette("Greys", len(grey) + 2)[1:-1], *seaborn.color_palette("crest", len(parts) - len(grey))]
+    colors = dict(zip([*grey, *(part for part in parts if part not in LOOP)], shades, strict=True))
+    rows = max(len(bars) for _, bars in panels)
+    legend_rows = math.ceil(len(parts) / 8)
+    figure, axes = sheet(len(panels), columns=2, height=0.42 * rows + 0.35, legend_rows=legend_rows)
+    widest = max(len(label) for _, bars in panels for label in bars)
+    figure.subplots_adjust(left=min(0.4, (0.25 + 0.078 * widest) / figure.get_figwidth()), wspace=0.12 + 0.02 * widest)
+    for axis, (title, bars) in zip(axes, panels, strict=True):
+        axis.set_title(title)
+        axis.set_xlabel(xlabel)
+        axis.grid(visible=False, axis="y")
+        for height, values in enumerate(bars.values()):
+            start = 0.0
+            for part in parts:
+                axis.barh(height, values.get(part, 0.0), left=start, color=colors[part], height=0.62, lw=0)
+                start += values.get(part, 0.0)
+            axis.annotate(f"{start:.3g}", (start, height), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+        axis.set_yticks(range(len(bars)), list(bars))
+        axis.set_ylim(rows - 0.4, -0.6)
+        axis.margins(x=0.12)
+    figure.legend(
+        handles=[Patch(color=colors[part], label=part) for part in parts], loc="upper left", ncol=8, frameon=False,
+        bbox_to_anchor=(0.055, 0.998), handlelength=1, columnspacing=1.3,
+    )  # fmt: skip
+    return figure
+
+
+def clouds(panels: Sequence[tuple[str, np.ndarray, np.ndarray, str]], look: dict[str, Look], axes_names: tuple) -> Any:
+    """Point clouds, one panel for each label (title, points [M, 2], all points [N, 2] in grey behind, label)."""
+    figure, axes = sheet(len(panels), columns=5, height=2.0, legend_rows=0)
+    everything = np.concatenate([behind for _, _, behind, _ in panels])
+    low, high = everything.min(0), everything.max(0)
+    margin = 0.06 * (high - low) + 1e-6
+    for axis, (title, points, behind, label) in zip(axes, panels, strict=True):
+        axis.scatter(*behind.T, s=4, color=GRID, lw=0, rasterized=True)
+        axis.scatter(*points.T, s=9, color=look[label].color, alpha=0.65, lw=0, rasterized=len(points) > 300)
+        axis.set_title(title)
+        axis.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+        axis.locator_params(nbins=4)
+        axis.tick_params(labelleft=axis is axes[0])
+        axis.set_xlabel(axes_names[0])
+    axes[0].set_ylabel(axes_names[1])
+    return figure

@@ -1,0 +1,163 @@
+"""The report's end: what went wrong, and how everything was made."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+from reports import plots
+from reports.figures import Look
+from reports.html import Bullets, Cell, Details, Section, Table, Text
+from reports.load import Collection, Run
+from reports.sections import grouped, label_cell
+from reports.summary import Row, condition_names
+from reports.words import NOTHING, large, plural
+
+
+def health(collection: Collection, rows: list[Row], look: dict[str, Look]) -> Section:
+    """Runs that are not in the tables and why, unreadable files, Q-values and losses."""
+    runs = {(run.env, run.label, run.seed): run for run in collection.runs}
+    bad = [row for row in rows if not row["scored"]]
+    blocks: list[Any] = []
+    if bad:
+        table = [_trouble(row, runs.get((row["env"], row["label"], row["seed"])), look) for row in bad]
+        blocks.append(Table(["environment", "algorithm", "seed", "state", "frames", "what happened"], table, "Runs that are in no table"))
+        blocks += _tracebacks(collection.runs)
+    else:
+        blocks.append(Text(f"All {plural(len(rows), 'run')} asked for have finished; none failed, diverged or is missing."))
+    notes = [*collection.notes, *(f"{run.env} {run.label} seed {run.seed}: {note}" for run in collection.runs for note in run.notes)]
+    if notes:
+        blocks += [Text("Noted while reading:"), Bullets(notes)]
+    for env in collection.envs:
+        if figure := plots.training_curves(collection, env, look):
+            blocks.append(figure)
+    return Section("health", "Health", blocks)
+
+
+def _trouble(row: Row, run: Run | None, look: dict[str, Look]) -> list[Any]:
+    what = row["left_out"]
+    if run and run.failure:
+        quantity = run.failure.get("quantity")
+        diverged = f"diverged: {quantity} is not finite. " if quantity else ""
+        what = f"{diverged}{run.failure.get('error', '')}"
+    elif row["state"] == "running":
+        what = "still going when this report was made"
+    elif row["state"] in ("interrupted", "stopped"):
+        what = f"{row['state']} before the end; resuming continues it"
+    reached = int((run.progress if run else {}).get("env_step") or row.get("env_step") or 0)
+    frames = f"{large(reached)} of {large(row.get('steps'))}" if run else NOTHING
+    return [row["env"], label_cell(row["label"], look), str(row["seed"]), row["state"], frames, what]
+
+
+def _tracebacks(runs: list[Run]) -> list[Details]:
+    """One for each different error, with the runs that ended in it."""
+    same: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        if run.failure.get("traceback"):
+            same[str(run.failure["traceback"])].append(run)
+    return [
+        Details(
+            f"Traceback of {', '.join(f'{run.label} on {run.env}, seed {run.seed}' for run in group)}",
+            [Table(["traceback"], [[Cell(text.strip(), code=True)]])],
+        )
+        for text, group in same.items()
+    ]
+
+
+def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
+    blocks: list[Any] = [_rules(collection), _differences(collection, look), _tuning(collection)]
+    blocks += [_versions(collection), _commands(collection, look)]
+    return Section("provenance", "Provenance", [block for block in blocks if block])
+
+
+def _rules(collection: Collection) -> Table:
+    rows = []
+    for env in collection.envs:
+        runs = [run for run in collection.runs if run.env == env]
+        for rule, repeat in sorted({(run.rule, run.action_repeat) for run in runs}):
+            same = [run for run in runs if (run.rule, run.action_repeat) == (rule, repeat)]
+            score = same[0].score
+            source = ((same[0].config.get("spec") or {}).get("score") or {}).get("source", "")
+            reach = f"{score.low:g} to {score.high:g}" if score.low is not None and score.high is not None else "no range"
+            seeds = ", ".join(map(str, sorted({run.seed for run in same})))
+            every = large(same[0].config.get("eval_every"))
+            rows.append([env, rule, every, str(repeat), f"{score.name}, {reach}", str(source), seeds])
+    columns = ["environment", "evaluation rule", "every (frames)", "action repeat", "score and range", "source of the range", "seeds"]
+    return Table(columns, rows, "How runs were evaluated")
+
+
+def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
+    """What the variants change of the benchmark's defaults, with the environments where they do when not in all."""
+    found: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
+    where: dict[str, set[str]] = defaultdict(set)
+    for run in collection.runs:
+        where[run.label].add(run.env)
+        for key, pair in (run.config.get("changed") or {}).items():
+            default, value = pair if isinstance(pair, list) and len(pair) == 2 else (None, pair)
+            found[run.label, str(key), _value(default), _value(value)].add(run.env)
+    if not found:
+        return Text("Every algorithm ran with the benchmark's defaults.")
+    order = {label: i for i, label in enumerate(look)}
+    rows = [
+        [label_cell(label, look), key, default, value, "all" if envs == where[label] else ", ".join(sorted(envs))]
+        for (label, key, default, value), envs in sorted(found.items(), key=lambda item: (order[item[0][0]], item[0]))
+    ]
+    same = [label for label in look if label in where and not any(key[0] == label for key in found)]
+    note = f"With the defaults throughout: {', '.join(same)}." if same else ""
+    return Table(["algorithm", "setting", "benchmark default", "here", "environments"], rows, "What differs from the benchmark's defaults", note)
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, default=str) if not isinstance(value, str) else value
+
+
+def _tuning(collection: Collection) -> Table | Text:
+    rows = [
+        [experiment["name"], _value(key), _value(value)]
+        for experiment in collection.experiments
+        for key, value in (experiment.get("sweep") or {}).items()
+    ]
+    if not rows:
+        return Text("No configuration in this report came from a sweep.")
+    return Table(["experiment", "what", "value"], rows, "Tuning budget")
+
+
+def _versions(collection: Collection) -> Table:
+    """One row for each different session set-up, with how many runs it holds for."""
+    letters = condition_names(collection.runs)
+    same: dict[tuple, list[str]] = defaultdict(list)
+    for run in collection.runs:
+        for session in run.sessions:
+            packages = session.get("packages") or {}
+            git = str(session.get("git") or "none")[:12] + (" + changes" if session.get("dirty") else "")
+            text = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
+            key = (letters[run.conditions], git, str(session.get("python", "?")).split()[0], str(session.get("platform", "?")), text)
+            same[key].append(f"{session['load']:.1f}" if isinstance(session.get("load"), int | float) else "?")
+    rows = []
+    for (letter, git, python, platform, packages), loads in sorted(same.items()):
+        low, high = min(loads), max(loads)
+        rows.append([letter, plural(len(loads), "session"), git, python, platform, low if low == high else f"{low} to {high}", Cell(packages, code=True)])
+    note = "What the set-ups are is in [Wall-clock](#clock). Load: the machine's one-minute average when a session began."
+    return Table(["set-up", "sessions", "git", "python", "platform", "load", "packages"], rows, "Versions", note)
+
+
+def _commands(collection: Collection, look: dict[str, Look]) -> Details:
+    """For each cell the command that makes it; seeds of one cell share it."""
+    seen: dict[tuple[str, str, str], None] = {}
+    for run in collection.runs:
+        for session in run.sessions[:1]:
+            if session.get("cell_command"):
+                seen[run.env, run.label, str(session["cell_command"])] = None
+    rows = [[env, label_cell(label, look), Cell(command, code=True)] for env, label, command in seen]
+    blocks: list[Any] = [
+        Table(["environment", "algorithm", "command"], grouped(rows), "The command that makes each cell") if rows else Text("No run recorded its command.")
+    ]
+    whole = [
+        [experiment["name"], str(experiment.get("preset") or NOTHING), str(experiment.get("created") or NOTHING), Cell(" ".join(map(str, experiment["command"])), code=True)]
+        for experiment in collection.experiments
+        if experiment.get("command")
+    ]
+    if whole:
+        blocks.insert(0, Table(["experiment", "preset", "created", "command"], whole, "The command that made each experiment"))
+    return Details("Commands", blocks)

@@ -1,0 +1,94 @@
+"""Runs in, report out: the order of things, and the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reports import answer, html, provenance, sections, summary
+from reports.figures import looks
+from reports.load import Collection, read, read_json
+from reports.merge import merge
+from reports.summary import Row
+from reports.words import listing, plural
+
+
+def write_report(
+    run_dirs: list[Path], out: Path, *, allow_mixed: bool, allow_partial: bool, timing: Path | None, title: str | None
+) -> Path:
+    """See reports.write."""
+    collection = merge(read(run_dirs), allow_mixed=allow_mixed)
+    rows = summary.per_seed(collection)
+    numbers = summary.summarise(collection, rows, allow_partial=allow_partial)
+    timings = _timings([timing] if timing else collection.timing, collection)
+    look = looks(numbers["labels"])
+    parts = [
+        answer.section(numbers, look),
+        sections.curves(collection, numbers, look),
+        sections.aggregates(collection, rows, numbers, look),
+        sections.wall_clock(collection, numbers, timings, look),
+        sections.behaviour(collection, numbers, look),
+        provenance.health(collection, rows, look),
+        provenance.provenance(collection, numbers, look),
+    ]
+    names = [experiment["name"] for experiment in collection.experiments]
+    numbers |= {"experiments": names, "timing": timings, "notes": collection.notes}
+    title = title or _title(numbers["labels"])
+    return write_pages(out, title, parts, subtitle=_subtitle(numbers), rows=rows, numbers=numbers)
+
+
+def write_pages(out: Path, title: str, parts: list[html.Section], *, subtitle: str, rows: list[Row], numbers: Row) -> Path:
+    """The files of a report from its sections: report.html, report.md, figures/, summary.json and per_seed.csv.
+
+    Any page of sections can be written with it; `rows` may be empty. Returns report.html's path.
+    """
+    folder = out / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = html.figures(parts)
+    for stale in {path for path in folder.iterdir() if path.suffix in (".png", ".svg")}:
+        if stale.stem not in {figure.name for figure in drawn}:
+            stale.unlink()
+    for figure in drawn:
+        (folder / f"{figure.name}.png").write_bytes(figure.png)
+        (folder / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8", newline="\n")
+    text = json.dumps({"title": title, **summary.jsonable(numbers)}, indent=1, allow_nan=False, ensure_ascii=False)
+    files = {
+        "report.html": html.page(title, parts, subtitle=subtitle),
+        "report.md": html.markdown(title, parts, subtitle=subtitle),
+        "summary.json": text + "\n",
+    }
+    if rows:
+        files["per_seed.csv"] = summary.to_csv(rows)
+    for name, content in files.items():
+        (out / name).write_text(content, encoding="utf-8", newline="\n")
+    return out / "report.html"
+
+
+def _title(labels: list[str]) -> str:
+    return f"Comparison of {listing(labels)}" if len(labels) <= 6 else f"Comparison of {len(labels)} algorithms"
+
+
+def _subtitle(numbers: Row) -> str:
+    total = sum(numbers["states"].values())
+    counted = [plural(len(numbers["labels"]), "algorithm"), plural(len(numbers["envs"]), "environment"), plural(total, "run")]
+    finished = numbers["states"].get("done", 0)
+    state = "" if finished == total else f", {finished} finished"
+    budgets = {cell["budget"] for cell in numbers["cells"] if cell["budget"]}
+    frames = f" · {min(budgets):,} frames".replace(",", "\u202f") if len(budgets) == 1 else ""
+    names = f" · {', '.join(numbers['experiments'])}" if numbers["experiments"] else ""
+    return f"{' × '.join(counted[:2])}, {counted[2]}{state}{frames}{names}"
+
+
+def _timings(paths: list[Path], collection: Collection) -> list[Row]:
+    """The results of timing files, each with its machine in words; unreadable files are noted."""
+    rows: list[Row] = []
+    for path in paths:
+        notes: list[str] = []
+        content = read_json(path, notes)
+        if not content and not notes:
+            notes.append(f"{path.name} does not exist")
+        collection.notes += [f"timing: {note}" for note in notes]
+        machine = content.get("machine") or {}
+        words = ", ".join(str(machine[key]) for key in ("cpu", "device") if machine.get(key))
+        rows += [{**result, "machine": words} for result in content.get("results") or [] if "name" in result]
+    return rows

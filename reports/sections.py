@@ -1,0 +1,284 @@
+"""The report's middle: learning curves, aggregates, wall-clock, behaviour."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from reports import plots, stats
+from reports.figures import Look
+from reports.html import Cell, Details, Section, Table, Text
+from reports.load import IDLE_PHASES, LOOP_PHASES, Collection
+from reports.summary import THRESHOLDS, Row, condition_names, reach_key
+from reports.words import NOTHING, estimate, large, listing, number, plural
+
+MANY_PAIRS = 12
+
+
+def label_cell(label: str, look: dict[str, Look]) -> Cell:
+    return Cell(label, color=look[label].color)
+
+
+def curves(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
+    blocks: list[Any] = []
+    if len(summary["envs"]) > 3:
+        blocks.append(plots.overview(collection, look))
+    for env in summary["envs"]:
+        if not any(run.env == env and len(run.evals) for run in collection.runs):
+            blocks.append(Text(f"**{env}**: no evaluation has been recorded."))
+            continue
+        cells = [cell for cell in summary["cells"] if cell["env"] == env]
+        blocks.append(plots.learning_curves(collection, env, cells, look))
+    rows = [row for env in summary["envs"] for row in _reference_rows(env, summary)]
+    if rows:
+        note = "Straight lines between a source's evaluations. The sources differ in networks, batch size and updates per frame: a band, not a bar."
+        blocks.append(Table(["environment", "published SAC", "seeds", "at frames", "mean return"], grouped(rows), "Published SAC at the same budget", note))
+    return Section("curves", "Learning curves", blocks)
+
+
+def grouped(rows: list[list[Any]]) -> list[list[Any]]:
+    """The same rows with the first column written only where it changes."""
+    before = [None, *(row[0] for row in rows)]
+    return [["" if row[0] == earlier else row[0], *row[1:]] for row, earlier in zip(rows, before, strict=False)]
+
+
+def _reference_rows(env: str, summary: Row) -> list[list[str]]:
+    budgets = [cell["budget"] for cell in summary["cells"] if cell["env"] == env and cell["budget"]]
+    if not budgets:
+        return []
+    rows = []
+    for source, (steps, mean, seeds) in plots.reference_means(env).items():
+        if steps[0] <= budgets[0] <= steps[-1]:
+            value = number(float(np.interp(budgets[0], steps, mean)))
+            rows.append([env, plots.SOURCES.get(source, source), str(seeds), large(budgets[0]), value])
+    return rows
+
+
+def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Section:
+    envs = summary["aggregates"]["envs"]
+    blocks: list[Any] = [
+        Text(
+            "Scores are normalised to 0 (a random policy) and 1 (the top of the environment's range). **Final** is the last evaluation, "
+            "**best** the highest of all evaluations (optimistic, since it is picked by the score that it reports), **AUC** the mean height of "
+            "the learning curve, which rewards learning early."
+        )
+    ]
+    left = [f"{env} ({reason})" for env, reason in summary["aggregates"]["left_out"].items()]
+    if left:
+        blocks.append(Text(f"Left out of the aggregates: {'; '.join(left)}.", "notice"))
+    if envs:
+        blocks += [plots.aggregates(summary, look), _aggregate_table(summary, look)]
+        blocks.append(plots.profiles(collection, rows, summary, look))
+    blocks += [_score_table(summary, look), _threshold_table(summary, look)]
+    scopes = [None] if len(envs) > 1 else []
+    scopes += envs if len(envs) == 1 else []
+    for scope in scopes:
+        if any(pair["env"] == scope and pair["comparable"] for pair in summary["pairs"]):
+            blocks.append(plots.improvement(summary, look, scope))
+    blocks += _pair_tables(summary)
+    blocks.append(_method())
+    return Section("aggregates", "Aggregates", blocks)
+
+
+def _aggregate_table(summary: Row, look: dict[str, Look]) -> Table:
+    labels = summary["aggregates"]["labels"]
+    total = len(summary["aggregates"]["envs"])
+    rows = []
+    for label in look:
+        values = labels.get(label, {})
+        if "final" not in values:
+            continue
+        final = [estimate(values["final"][name]) for name in stats.AGGREGATES]
+        others = [estimate(values[name]["iqm"]) for name in ("best", "auc")]
+        rows.append([label_cell(label, look), *final, *others, f"{values['tasks']} of {total}", str(values["final"]["iqm"]["n"])])
+    columns = ["algorithm", "final: IQM", "final: median", "final: mean", "final: optimality gap", "best: IQM", "AUC: IQM", "tasks", "n"]
+    note = f"n: the fewest seeds of a task. Fewer than {stats.MIN_SEEDS}: no interval; fewer than {stats.RELIABLE_SEEDS}: the interval is unreliable and marked ?."
+    return Table(columns, rows, "Aggregates of normalised scores", note)
+
+
+def _score_table(summary: Row, look: dict[str, Look]) -> Table:
+    rows = []
+    for cell in summary["cells"]:
+        seeds = f"{cell['n']}" if cell["n"] == cell["asked"] else f"{cell['n']} of {cell['asked']}"
+        values = [estimate(cell[name]) for name in ("final", "best", "auc", "untrained")]
+        rows.append([cell["env"], label_cell(cell["label"], look), seeds, large(cell["budget"]), *values, cell["rule"] or "missing"])
+    columns = ["environment", "algorithm", "n", "frames", "final", "best", "AUC", "untrained", "evaluation rule"]
+    note = (
+        "Means over finished seeds with 95 % t intervals, in the environment's own units. Runs of one environment are compared at the budget "
+        "of its shortest finished run."
+    )
+    return Table(columns, grouped(rows), "Scores by task", note)
+
+
+def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:
+    rows = []
+    for cell in summary["cells"]:
+        row = [cell["env"], label_cell(cell["label"], look)]
+        for threshold in THRESHOLDS:
+            key = reach_key(threshold)
+            row += [f"{cell[f'reached_{key}']} of {cell['n']}" if cell["n"] else NOTHING]
+            row += [_reached(cell[f"frames_to_{key}"], large), _reached(cell[f"seconds_to_{key}"], number)]
+        rows.append(row)
+    columns = ["environment", "algorithm"]
+    for threshold in THRESHOLDS:
+        columns += [f"seeds at {threshold:g}", f"frames to {threshold:g}", f"active s to {threshold:g}"]
+    note = "Medians over seeds of the first evaluation at or above the normalised score; a seed that never gets there counts as later than all others."
+    return Table(columns, grouped(rows), "Frames and active seconds to a score", note)
+
+
+def _reached(value: float | None, words: Any) -> str:
+    if value is None or math.isnan(value):
+        return NOTHING
+    return words(value) if math.isfinite(value) else "not reached"
+
+
+def _pair_tables(summary: Row) -> list[Any]:
+    blocks: list[Any] = []
+    several = [pair for pair in summary["pairs"] if pair["env"] is None]
+    if several:
+        blocks.append(_pair_table(several, "Pairs over all tasks (normalised scores)"))
+    single = [pair for pair in summary["pairs"] if pair["env"] is not None]
+    if single:
+        table = _pair_table(single, "Pairs by task")
+        blocks.append(Details(f"{plural(len(single), 'pair')} by task", [table]) if len(single) > MANY_PAIRS else table)
+    return blocks
+
+
+def _pair_table(pairs: list[Row], caption: str) -> Table:
+    rows = []
+    for pair in pairs:
+        names = [pair["env"] or "all tasks", f"{pair['x']} against {pair['y']}"]
+        if not pair["comparable"]:
+            rows.append([*names, NOTHING, NOTHING, "not comparable", NOTHING])
+            continue
+        values = [estimate(pair["difference"]), estimate(pair["improvement"])]
+        rows.append([*names, *values, _verdict(pair), _power(pair)])
+    columns = ["environment", "pair", "difference of means", "P(improvement)", "better", "seeds to separate"]
+    note = (
+        "Positive differences favour the first. “Better” needs both 95 % intervals to agree; pairs are not corrected for their number. "
+        "Seeds to separate: per algorithm and task, for a significant difference with 80 % power if today's means and spreads are the true ones."
+    )
+    return Table(columns, grouped(rows), caption, note)
+
+
+def _verdict(pair: Row) -> str:
+    if pair["n"] < stats.MIN_SEEDS:
+        return f"undecided: {pair['difference']['caution']}"
+    provisional = " (provisional)" if pair["n"] < stats.RELIABLE_SEEDS else ""
+    return f"{pair['better']}{provisional}" if pair["better"] else "not separated"
+
+
+def _power(pair: Row) -> str:
+    if pair["n"] < stats.MIN_SEEDS:
+        return "spread unknown"
+    if pair["seeds_needed"] is None:
+        return "more than 1000"
+    return f"{pair['seeds_needed']} ({pair['seeds_more']} more)"
+
+
+def _method() -> Details:
+    text = (
+        "Intervals are at 95 %. Aggregates: stratified bootstrap over the seeds of each task, residuals scaled by √(n / (n − 1)) and percentiles taken "
+        "further out by the t distribution. Means of one cell: Student's t. Probability of improvement: score interval of the Mann–Whitney statistic. "
+        f"Fewer than {stats.MIN_SEEDS} seeds: no interval. Fewer than {stats.RELIABLE_SEEDS}: the interval is shown, and marked as unreliable.\n\n"
+        "How often such intervals contain the truth, in 10 000 simulated studies with normal scores (the goal is 95 %):"
+    )
+    names = ("percentile", "iqm", "t", "improvement")
+    rows = [[str(t), str(n), *(f"{100 * row[name]:.1f} %" for name in names)] for (t, n), row in stats.COVERAGE.items()]
+    columns = ["tasks", "seeds", "plain bootstrap", "IQM, as here", "mean of a cell, as here", "P(improvement), as here"]
+    return Details("How these intervals are made, and how far they can be trusted", [Text(text), Table(columns, rows)])
+
+
+def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: dict[str, Look]) -> Section:
+    text = (
+        "Measured during the runs, as means over finished seeds. Active time is acting, stepping, storing, sampling and updating; evaluation and "
+        "checkpoints are left out. Process time adds up the processor time of all threads."
+    )
+    blocks: list[Any] = [Text(text)]
+    conditions = condition_names(collection.runs)
+    if len(conditions) > 1:
+        blocks.append(
+            Text(
+                f"These runs were timed under **{len(conditions)} different set-ups**. Times are comparable only within one, so no time axis is "
+                "shared between them and a cell with several has no times.",
+                "notice",
+            )
+        )
+    if figure := plots.phases(summary):
+        blocks.append(figure)
+    blocks += [_cost_table(summary, look), _phase_table(summary, look), _size_table(summary, look)]
+    blocks.append(Table(["set-up", "what it is"], [[name, "; ".join(f"{k} {v}" for k, v in key)] for key, name in conditions.items()], "Set-ups"))
+    if timing:
+        if figure := plots.steps_of_denoising(timing, look):
+            blocks.append(figure)
+        blocks.append(_timing_table(timing))
+    return Section("clock", "Wall-clock", blocks)
+
+
+def _cost_table(summary: Row, look: dict[str, Look]) -> Table:
+    rows = []
+    for cell in summary["cells"]:
+        cost = cell["cost"]
+        seconds = f"{number(cell['equal_time_s'])} s" if cell["equal_time_s"] else NOTHING
+        first, rest = ("ms_per_update", "updates_per_s"), ("active_s", "process_s", "total_s", "peak_memory_mb")
+        names = [cell["env"], label_cell(cell["label"], look), ", ".join(cell["conditions"]) or NOTHING]
+        equal = [estimate(cell["at_equal_time"]), seconds]
+        rows.append([*names, *(number(cost.get(key)) for key in first), *equal, *(number(cost.get(key)) for key in rest)])
+    columns = ["environment", "algorithm", "set-up", "ms per update", "updates per s", "score at equal time", "that time"]
+    columns += ["active s", "process s", "total s", "peak memory, MB"]
+    note = "Equal time: the active seconds that every finished run of the environment spent; the score there lies on a straight line between evaluations."
+    return Table(columns, grouped(rows), "What it cost", note)
+
+
+def _size_table(summary: Row, look: dict[str, Look]) -> Table:
+    names = ("parameters", "actor_parameters", "flops_per_update", "operations_per_update")
+    rows = [[cell["env"], label_cell(cell["label"], look), *(large(cell["cost"].get(name)) for name in names)] for cell in summary["cells"]]
+    columns = ["environment", "algorithm", "parameters", "of them, actor", "FLOPs per update", "operations per update"]
+    note = "Counted, not timed: the same on every machine. Operations are those dispatched by the framework."
+    return Table(columns, grouped(rows), "What an update does", note)
+
+
+def _phase_table(summary: Row, look: dict[str, Look]) -> Table:
+    parts = list(dict.fromkeys(key for cell in summary["cells"] for key in cell["cost"] if key.startswith("ms_") and key != "ms_per_update"))
+    order = [f"ms_{name}" for name in (*LOOP_PHASES, "sample")]
+    parts = [part for part in order if part in parts] + [part for part in parts if part not in order and part[3:] not in IDLE_PHASES]
+    rows = [
+        [cell["env"], label_cell(cell["label"], look), *(number(cell["cost"].get(part)) for part in parts), number(cell["cost"].get("ms_per_update"))]
+        for cell in summary["cells"]
+    ]
+    note = f"The phases {listing(LOOP_PHASES)} belong to the loop and not to the update; they are shown per update all the same."
+    return Table(["environment", "algorithm", *(part[3:] for part in parts), "update"], grouped(rows), "Milliseconds per update by phase", note)
+
+
+def _timing_table(timing: list[Row]) -> Details:
+    rows = [
+        [
+            str(row.get("algo", "")),
+            str(row.get("name", "")),
+            *(str(row.get(key) if row.get(key) is not None else NOTHING) for key in ("batch", "width", "T", "device", "mode")),
+            number(row.get("median_ms")),
+            number(row.get("iqr_ms")),
+            large(row.get("flops")),
+            str(row.get("machine", "")),
+        ]
+        for row in timing
+    ]
+    columns = ["algorithm", "what", "batch", "width", "T", "device", "mode", "median ms", "interquartile ms", "FLOPs", "machine"]
+    return Details("Timings on a quiet core (python -m bench timing)", [Table(columns, rows)])
+
+
+def behaviour(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
+    blocks: list[Any] = []
+    for env in summary["envs"]:
+        chosen = plots.first_runs(collection, env)
+        if not chosen:
+            continue
+        drawn = [plots.actions(env, chosen, look), plots.embedding(env, chosen, look), plots.spread(collection, env, look)]
+        blocks += [figure for figure in drawn if figure]
+    if not blocks:
+        blocks.append(Text("No run recorded sampled actions (probes.npz)."))
+    return Section("behaviour", "Behaviour", blocks)
+
+

@@ -1,0 +1,308 @@
+"""From runs to numbers: one row for each seed, and from those rows alone every number that the tables show."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from reports import stats
+from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Missing, Run
+
+THRESHOLDS = (0.5, 0.8)  # of the normalised score
+COLUMNS = ("final", "best", "auc")
+Row = dict[str, Any]
+
+
+def reach_key(threshold: float) -> str:
+    return f"{100 * threshold:.0f}"
+
+
+def per_seed(collection: Collection) -> list[Row]:
+    """One row for each run and each missing cell. None: does not apply or is not known; inf: never reached."""
+    budgets = _budgets(collection.runs)
+    conditions = condition_names(collection.runs)
+    rows = [_row(run, budgets.get(run.env, 0), conditions[run.conditions]) for run in collection.runs]
+    _equal_time(rows, collection.runs)
+    rows += [_missing_row(cell) for cell in collection.missing]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    env, label = ({name: i for i, name in enumerate(names)} for names in (collection.envs, collection.labels))
+    rows.sort(key=lambda row: (env[row["env"]], label[row["label"]], row["seed"], row["experiment"]))
+    return [{key: row.get(key) for key in keys} for row in rows]
+
+
+def condition_names(runs: Iterable[Run]) -> dict[tuple, str]:
+    """A letter for each set-up (hardware, threads, concurrency) that runs were timed under."""
+    found = sorted({run.conditions for run in runs})
+    return {condition: _letters(number) for number, condition in enumerate(found)}
+
+
+def _letters(number: int) -> str:
+    return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
+
+
+def _budgets(runs: list[Run]) -> dict[str, int]:
+    """Frames at which an environment's runs are compared: what its shortest finished run was given."""
+    finished: dict[str, int] = {}
+    for run in runs:
+        if run.state == "done":
+            finished[run.env] = min(run.steps, finished.get(run.env, run.steps))
+    return finished
+
+
+def _missing_row(cell: Missing) -> Row:
+    same = {"experiment": cell.experiment, "env": cell.env, "label": cell.label, "seed": cell.seed}
+    return {**same, "state": "missing", "scored": False, "left_out": cell.reason}
+
+
+def _row(run: Run, budget: int, condition: str) -> Row:
+    row: Row = {
+        "experiment": run.experiment,
+        "env": run.env,
+        "label": run.label,
+        "seed": run.seed,
+        "state": run.state,
+        "scored": False,
+        "left_out": "" if run.state == "done" else run.state,
+        "env_step": int(run.evals.step[-1]) if len(run.evals) else 0,
+        "steps": run.steps,
+        "budget": budget or None,
+        "rule": run.rule,
+        "action_repeat": run.action_repeat,
+        "score": run.score.name,
+        "direction": "max" if run.score.maximise else "min",
+        "low": run.score.low,
+        "high": run.score.high,
+    }
+    if run.state == "done":
+        row |= _scores(run, budget)
+    return row | _clock_columns(run) | {"condition": condition}
+
+
+def _scores(run: Run, budget: int) -> Row:
+    """Final (the last evaluation within the budget), best (of all evaluations) and AUC (mean height of the curve)."""
+    within = run.evals.step <= budget
+    step, value = run.evals.step[within], run.evals.value[within]
+    if not len(value) or not np.isfinite(value).all():
+        return {"left_out": "no evaluation" if not len(value) else "an evaluation is not finite"}
+    raw = {
+        "final": float(value[-1]),
+        "best": float(value.max() if run.score.maximise else value.min()),
+        "auc": stats.area_under_curve(step, value),
+    }
+    normalised = run.score.normalise(np.array(list(raw.values())))
+    if np.isnan(normalised).any():
+        return {"scored": True, "evaluations": len(value), "untrained": float(value[0]), **raw}
+    reach = {}
+    seconds = run.clock.at(step)
+    for threshold in THRESHOLDS:
+        key, height = reach_key(threshold), run.score.normalise(value)
+        reach[f"frames_to_{key}"] = stats.first_reach(step, height, threshold)
+        reach[f"seconds_to_{key}"] = stats.first_reach(seconds, height, threshold)
+    named = {f"{name}_normalised": float(number) for name, number in zip(raw, normalised, strict=True)}
+    return {"scored": True, "evaluations": len(value), "untrained": float(value[0]), **raw, **named, **reach}
+
+
+def _clock_columns(run: Run) -> Row:
+    clock = run.clock
+    if not len(clock.step):
+        return {}
+    timed = clock.updates_timed
+    phases = {
+        name: 1e3 * seconds / timed for name, seconds in clock.wall.items() if timed and name not in IDLE_PHASES
+    }
+    update = sum(value for name, value in phases.items() if name not in LOOP_PHASES)
+    columns: Row = {
+        "updates": int(run.evals.update[-1]) if len(run.evals) else 0,
+        "active_s": float(clock.active[-1]),
+        "process_s": float(clock.process[-1]),
+        "total_s": clock.total,
+        "ms_per_update": update if timed else None,
+        "updates_per_s": 1e3 / update if update else None,
+        "frames_per_s": float(clock.step[-1] / clock.active[-1]) if clock.active[-1] > 0 else None,
+        "peak_memory_mb": run.cost.get("peak_memory_mb", clock.rss_mb),
+    }
+    for name in ("parameters", "actor_parameters", "flops_per_update", "operations_per_update"):
+        columns[name] = run.cost.get(name)
+    return columns | {f"ms_{name}": value for name, value in phases.items()}
+
+
+def _equal_time(rows: list[Row], runs: list[Run]) -> None:
+    """Adds the value at the active time that all scored runs of an environment reached, if all were timed alike."""
+    for env in {row["env"] for row in rows}:
+        pairs = [(row, run) for row, run in zip(rows, runs, strict=True) if row["env"] == env and row["scored"]]
+        if len({row["condition"] for row, _ in pairs}) != 1:
+            continue
+        seconds = [run.clock.at(run.evals.step) for _, run in pairs]
+        shared = min(times[-1] if len(times) else math.nan for times in seconds)
+        if not math.isfinite(shared):
+            continue
+        for (row, run), times in zip(pairs, seconds, strict=True):
+            row["equal_time_s"] = float(shared)
+            row["at_equal_time"] = float(np.interp(shared, times, run.evals.value))
+
+
+def to_csv(rows: list[Row]) -> str:
+    """RFC 4180 text with every digit; an empty field is None, `inf` a threshold that was not reached."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = False) -> Row:
+    """Everything that the tables show, from the per-seed rows; see docs/report_schema.md."""
+    envs, labels = collection.envs, collection.labels
+    cells = [_cell([row for row in rows if (row["env"], row["label"]) == key]) for key in itertools.product(envs, labels)]
+    chosen, left_out = _aggregated_envs(collection, rows, allow_partial)
+    pairs = [pair for env in envs for pair in _pairs([env], rows, labels, env in collection.mixed)]
+    if len(chosen) > 1:
+        pairs = _pairs(chosen, rows, labels, False) + pairs
+    return {
+        "schema": 1,
+        "envs": envs,
+        "labels": labels,
+        "cells": [cell for cell in cells if cell],
+        "aggregates": {
+            "envs": chosen,
+            "left_out": left_out,
+            "labels": {label: _aggregate(label, chosen, rows) for label in labels},
+        },
+        "pairs": pairs,
+        "states": dict(sorted(Counter(row["state"] for row in rows).items())),
+        "mixed": collection.mixed,
+    }
+
+
+def _values(rows: list[Row], column: str) -> np.ndarray:
+    values = [row.get(column) for row in rows]
+    return np.array([value for value in values if value is not None], dtype=np.float64)
+
+
+def _cell(rows: list[Row]) -> Row:
+    if not rows:
+        return {}
+    scored = [row for row in rows if row["scored"]]
+    cell: Row = {
+        "env": rows[0]["env"],
+        "label": rows[0]["label"],
+        "asked": len(rows),
+        "n": len(scored),
+        "states": dict(sorted(Counter(row["state"] for row in rows).items())),
+        "budget": scored[0]["budget"] if scored else None,
+        "rule": next((row["rule"] for row in rows if row.get("rule")), None),
+        "score": next((row["score"] for row in rows if row.get("score")), None),
+        "direction": next((row["direction"] for row in rows if row.get("direction")), None),
+        "conditions": sorted({row["condition"] for row in rows if row.get("condition")}),
+        "equal_time_s": scored[0].get("equal_time_s") if scored else None,
+    }
+    names = ("untrained", *COLUMNS, *(f"{name}_normalised" for name in COLUMNS), "at_equal_time")
+    for name in names:
+        values = _values(scored, name)
+        cell[name] = estimate(stats.mean_estimate(values)) if len(values) else None
+    for threshold in THRESHOLDS:
+        key = reach_key(threshold)
+        cell[f"reached_{key}"] = int(np.isfinite(_values(scored, f"frames_to_{key}")).sum())
+        for unit in ("frames", "seconds"):
+            values = _values(scored, f"{unit}_to_{key}")
+            cell[f"{unit}_to_{key}"] = float(np.median(values)) if len(values) else None
+    return cell | {"cost": _cost(rows)}
+
+
+def _cost(rows: list[Row]) -> Row:
+    """Means over a cell's runs, only where all were timed alike; sizes do not depend on the machine."""
+    sizes = ("parameters", "actor_parameters", "flops_per_update", "operations_per_update")
+    timed = [key for key in rows[0] if key.startswith("ms_") or key.endswith(("_per_s", "_s", "_mb"))]
+    alike = len({row["condition"] for row in rows if row.get("condition")}) == 1
+    finished = [row for row in rows if row["state"] == "done"]
+    cost: Row = {}
+    for name in (*timed, *sizes):
+        values = _values(finished, name)
+        if len(values) and (alike or name in sizes) and name != "equal_time_s":
+            cost[name] = float(values.mean())
+    return cost
+
+
+def _aggregated_envs(collection: Collection, rows: list[Row], allow_partial: bool) -> tuple[list[str], dict[str, str]]:
+    """Tasks for which every label has a normalised score, and why the others are left out."""
+    chosen, left_out = [], {}
+    for env in collection.envs:
+        have = {row["label"] for row in rows if row["env"] == env and row.get("final_normalised") is not None}
+        lacking = [label for label in collection.labels if label not in have]
+        if env in collection.mixed:
+            left_out[env] = collection.mixed[env]
+        elif not have:
+            ranged = any(row["env"] == env and row["scored"] for row in rows)
+            left_out[env] = "its score has no range to normalise by" if ranged else "no finished run"
+        elif lacking and not allow_partial:
+            left_out[env] = f"no finished run of {', '.join(lacking)}"
+        else:
+            chosen.append(env)
+    return chosen, left_out
+
+
+def scores(rows: list[Row], label: str, envs: list[str], column: str) -> list[np.ndarray]:
+    """The seeds' values of one column for each environment that the label has any for."""
+    tasks = [[row for row in rows if row["env"] == env and row["label"] == label and row["scored"]] for env in envs]
+    return [values for task in tasks if len(values := _values(task, column))]
+
+
+def _aggregate(label: str, envs: list[str], rows: list[Row]) -> Row:
+    result: Row = {}
+    for name in COLUMNS:
+        tasks = scores(rows, label, envs, f"{name}_normalised")
+        if tasks:
+            result[name] = {key: estimate(value) for key, value in stats.aggregate(tasks).items()}
+            result["tasks"] = len(tasks)
+    return result
+
+
+def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> list[Row]:
+    """Every pair of labels on one environment (raw scores, better is positive) or over several (normalised)."""
+    several = len(envs) > 1
+    lower = not several and any(row["env"] == envs[0] and row.get("direction") == "min" for row in rows)
+    values = {label: scores(rows, label, envs, "final_normalised" if several else "final") for label in labels}
+    pairs = []
+    for x, y in itertools.combinations(labels, 2):
+        if len(values[x]) != len(envs) or len(values[y]) != len(envs):
+            continue
+        a, b = ([-task if lower else task for task in values[label]] for label in (x, y))
+        pair: Row = {"env": None if several else envs[0], "x": x, "y": y, "comparable": not mixed}
+        if not mixed:
+            gap, wins = stats.difference(a, b), stats.improvement(a, b)
+            needed = stats.seeds_to_separate(a, b)
+            pair |= {"difference": estimate(gap), "improvement": estimate(wins), "n": gap.n, "better": better(gap, wins, x, y)}
+            pair |= {"seeds_needed": needed, "seeds_more": None if needed is None else max(0, needed - gap.n)}
+        pairs.append(pair)
+    return pairs
+
+
+def better(gap: stats.Estimate, wins: stats.Estimate, x: str, y: str) -> str | None:
+    """The better one of a pair if both intervals agree on it: that of the mean difference and that of P(improvement)."""
+    if gap.low is None or wins.low is None:
+        return None
+    if gap.low > 0 and wins.low > 0.5:
+        return x
+    return y if gap.high < 0 and wins.high < 0.5 else None
+
+
+def estimate(value: stats.Estimate) -> Row:
+    return {"value": value.value, "low": value.low, "high": value.high, "n": value.n, "caution": value.caution}
+
+
+def jsonable(value: Any) -> Any:
+    """The same structure with numpy scalars as Python's and what JSON has no number for (inf, nan) as null."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

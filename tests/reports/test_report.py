@@ -1,0 +1,350 @@
+"""A report's numbers, recomputed from per_seed.csv; its words; its bytes; and what it does with bad input."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import synthetic
+from conftest import ENVS
+from scipy import stats as oracle
+
+import reports
+from reports import html, load, plots, stats, words
+
+Rows = list[dict[str, str]]
+
+
+def rows_of(root: Path) -> Rows:
+    with (root / "report" / "per_seed.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(rows: Rows, env: str, label: str, name: str) -> np.ndarray:
+    chosen = [row for row in rows if (row["env"], row["label"], row["scored"]) == (env, label, "True")]
+    return np.array([float(row[name]) for row in chosen if row[name]])
+
+
+def summary_of(root: Path) -> dict[str, Any]:
+    return json.loads((root / "report" / "summary.json").read_text())
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def write(*roots: Path, out: Path | None = None, **options: Any) -> tuple[dict[str, Any], str]:
+    page = reports.write(list(roots), out or roots[0] / "report", **options)
+    return json.loads(page.with_name("summary.json").read_text()), page.with_name("report.md").read_text()
+
+
+# Numbers
+
+
+def test_cells_can_be_recomputed_from_the_rows(study: Path) -> None:
+    rows, summary = rows_of(study), summary_of(study)
+    assert len(summary["cells"]) == 6
+    for cell in summary["cells"]:
+        key = cell["env"], cell["label"]
+        for name in ("final", "best", "auc", "final_normalised", "at_equal_time", "untrained"):
+            values = column(rows, *key, name)
+            low, high = oracle.t.interval(0.95, len(values) - 1, values.mean(), oracle.sem(values))
+            found = cell[name]
+            assert (found["value"], found["low"], found["high"]) == pytest.approx((values.mean(), low, high))
+        assert cell["n"] == len(column(rows, *key, "final"))
+        assert cell["asked"] == 5
+        for unit in ("frames", "seconds"):
+            times = column(rows, *key, f"{unit}_to_50")
+            median = np.median(times)
+            assert cell[f"{unit}_to_50"] == (pytest.approx(median) if np.isfinite(median) else None)
+        assert cell["reached_50"] == np.isfinite(column(rows, *key, "frames_to_50")).sum()
+        for name in ("ms_per_update", "ms_critic", "active_s", "parameters"):
+            assert cell["cost"][name] == pytest.approx(column(rows, *key, name).mean())
+
+
+def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(study: Path) -> None:
+    rows, summary = rows_of(study), summary_of(study)
+    scores = {label: [column(rows, env, label, "final_normalised") for env in ENVS] for label in summary["labels"]}
+    for label, tasks in scores.items():
+        found = summary["aggregates"]["labels"][label]["final"]
+        pooled, means = np.concatenate(tasks), [task.mean() for task in tasks]
+        assert found["iqm"]["value"] == pytest.approx(oracle.trim_mean(pooled, 0.25))
+        assert found["median"]["value"] == pytest.approx(np.median(means))
+        assert found["mean"]["value"] == pytest.approx(np.mean(means))
+        assert found["optimality_gap"]["value"] == pytest.approx(np.mean([np.maximum(1 - t, 0).mean() for t in tasks]))
+        for name, estimate in stats.aggregate(tasks).items():
+            assert (found[name]["low"], found[name]["high"]) == pytest.approx((estimate.low, estimate.high))
+    assert len(summary["pairs"]) == 3 + 2 * 3
+    for pair in summary["pairs"]:
+        envs = [pair["env"]] if pair["env"] else ENVS
+        name = "final" if pair["env"] else "final_normalised"
+        x, y = ([column(rows, env, pair[side], name) for env in envs] for side in ("x", "y"))
+        wins = np.mean([oracle.mannwhitneyu(a, b).statistic / (len(a) * len(b)) for a, b in zip(x, y, strict=True)])
+        assert pair["improvement"]["value"] == pytest.approx(wins)
+        assert pair["difference"]["value"] == pytest.approx(np.mean([a.mean() - b.mean() for a, b in zip(x, y, strict=True)]))
+        assert pair["seeds_needed"] == stats.seeds_to_separate(x, y)
+
+
+def test_tables_show_the_summary(study: Path) -> None:
+    summary = summary_of(study)
+    for page in ("report.html", "report.md"):
+        text = (study / "report" / page).read_text()
+        for cell in summary["cells"]:
+            for name in ("final", "best", "auc"):
+                assert words.number(cell[name]["value"]) in text
+                assert words.interval(cell[name]) in text
+        for label in summary["labels"]:
+            for estimate in summary["aggregates"]["labels"][label]["final"].values():
+                assert f"{words.number(estimate['value'])}" in text
+
+
+def test_rows_come_from_the_run_directories(quick: Path) -> None:
+    run = synthetic.run_dir(quick, "dmc/cartpole-swingup", "dql", 1)
+    evals = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
+    clock = [json.loads(line) for line in (run / "clock.jsonl").read_text().splitlines()]
+    row = next(row for row in rows_of(quick) if (row["label"], row["seed"]) == ("dql", "1"))
+    heights = [np.mean(line["returns"]) for line in evals]
+    assert float(row["final"]) == pytest.approx(heights[-1])
+    assert float(row["best"]) == pytest.approx(max(heights))
+    assert float(row["auc"]) == pytest.approx(np.trapezoid(heights, [line["env_step"] for line in evals]) / 64000)
+    assert float(row["final_normalised"]) == pytest.approx((heights[-1] - 25) / 975)
+    reached = next((i for i, height in enumerate(heights) if (height - 25) / 975 >= 0.5), None)
+    frames = np.inf if reached is None else evals[reached]["env_step"]
+    assert float(row["frames_to_50"]) == frames
+    last = clock[-1]
+    assert float(row["ms_critic"]) == pytest.approx(1e3 * last["wall"]["critic"] / last["updates_timed"])
+    update = sum(last["wall"][name] for name in ("sample", "critic", "actor", "target"))
+    assert float(row["ms_per_update"]) == pytest.approx(1e3 * update / last["updates_timed"])
+    assert float(row["active_s"]) == pytest.approx(last["active"])
+    # sac is the fastest: everyone is compared at the active time that its slower seed took
+    slowest = min(float(other["active_s"]) for other in rows_of(quick))
+    assert float(row["equal_time_s"]) == pytest.approx(slowest)
+    seconds = np.interp([line["env_step"] for line in evals], [line["env_step"] for line in clock], [line["active"] for line in clock])
+    assert float(row["at_equal_time"]) == pytest.approx(np.interp(slowest, seconds, heights))
+
+
+def test_less_is_better_where_the_score_says_so(tmp_path: Path, undrawn: None) -> None:
+    score = {"name": "kl", "direction": "min", "low": 2.0, "high": 0.0, "source": "exact"}
+    for label, level in (("good", 0.2), ("bad", 1.5)):
+        for seed in range(4):
+            path = synthetic.run(tmp_path / "kl", "generation/gmm1d", label, seed, score=score)
+            lines = [json.loads(line) for line in (path / "evals.jsonl").read_text().splitlines()]
+            values = np.linspace(2, level + 0.01 * seed, len(lines))
+            kept = [{**line, "scores": {"kl": [float(v)] * 3}} for line, v in zip(lines, values, strict=True)]
+            synthetic.write_lines(path / "evals.jsonl", kept)
+    summary, text = write(tmp_path / "kl")
+    rows = rows_of(tmp_path / "kl")
+    assert column(rows, "generation/gmm1d", "good", "final_normalised")[0] == pytest.approx(0.9)
+    assert summary["pairs"][0]["better"] == "good"
+    assert "**good** has the best mean final score" in text
+    assert load.Score("kl", False, 0.0, 2.0).normalise(np.array([0.2])) == pytest.approx(0.9)
+
+
+# Words
+
+
+def test_two_seeds_decide_nothing(quick: Path) -> None:
+    summary = summary_of(quick)
+    assert all(pair["better"] is None for pair in summary["pairs"])
+    assert all(cell["final"]["low"] is None for cell in summary["cells"])
+    text = (quick / "report" / "report.md").read_text()
+    assert "With 2 seeds in a cell **this decides nothing**" in text
+    assert "is better than" not in text
+    assert "there is no interval" in text
+
+
+@pytest.mark.parametrize(("seeds", "says"), [(1, "With 1 seed in a cell **this decides nothing**"), (4, "take this as provisional")])
+def test_few_seeds_in_words(tmp_path: Path, undrawn: None, seeds: int, says: str) -> None:
+    synthetic.experiment(tmp_path / "few", seeds=seeds, evaluations=5, metric_lines=4)
+    _, text = write(tmp_path / "few")
+    assert says in text
+
+
+def test_a_winner_needs_both_intervals(tmp_path: Path, undrawn: None) -> None:
+    root = tmp_path / "close"
+    finals = {"a": [500, 510, 520, 530, 540], "b": [505, 515, 525, 535, 600], "c": [100, 110, 120, 130, 140]}
+    for label, values in finals.items():
+        for seed, value in enumerate(values):
+            synthetic.run(root, "dmc/walker-walk", label, seed, returns=np.full((3, 2), float(value)), evaluations=3)
+    summary, text = write(root)
+    assert {(pair["x"], pair["y"]): pair["better"] for pair in summary["pairs"]} == {("a", "b"): None, ("a", "c"): "a", ("b", "c"): "b"}
+    assert "**b** has the best mean final score: 536" in text
+    assert "It is better than c. It is **not separated** from a (that would take about" in text
+
+
+def test_what_went_wrong_is_said_and_not_averaged(study: Path) -> None:
+    summary = summary_of(study)
+    assert summary["states"] == {"done": 26, "failed": 1, "interrupted": 1, "missing": 1, "running": 1}
+    cells = {(cell["env"], cell["label"]): cell for cell in summary["cells"]}
+    assert cells[ENVS[0], "dql"]["n"] == cells[ENVS[0], "sac"]["n"] == 4
+    text = (study / "report" / "report.md").read_text()
+    assert "diverged: critic\\_loss is not finite" in text
+    assert "still going when this report was made" in text
+    assert "no run directory" in text
+    assert "metrics.jsonl: torn last line ignored" in text
+    page = (study / "report" / "report.html").read_text()
+    assert "FloatingPointError: &lt;nan&gt; &amp; more" in page
+
+
+def test_published_sac_is_drawn_only_where_the_task_fits() -> None:
+    found = plots.reference_means("dmc/cartpole-swingup")
+    assert set(found) == {"tdmpc2_sac", "pytorch_sac", "simba_sac", "simbav2_sac"}
+    steps, mean, seeds = found["tdmpc2_sac"]
+    assert seeds == 3
+    assert mean[list(steps).index(100000)] == pytest.approx(835, abs=1)  # 844.8, 825.8, 834.3
+    assert plots.reference_means("gym/Hopper-v5") == plots.reference_means("dmc/lqr-swim") == {}
+    assert set(plots.reference_means("dmc/humanoid-walk")) == {"tdmpc2_sac", "pytorch_sac", "simba_sac"}
+
+
+# Bytes
+
+
+def test_same_input_same_bytes(quick: Path, tmp_path: Path) -> None:
+    reports.write([quick], tmp_path)
+    again = files_of(tmp_path)
+    assert again == files_of(quick / "report")
+    assert {"report.html", "report.md", "summary.json", "per_seed.csv", "figures/improvement.svg"} <= set(again)
+
+
+def test_figures_are_there_as_png_and_svg_and_in_the_markdown(study: Path) -> None:
+    folder = study / "report" / "figures"
+    names = {path.stem for path in folder.glob("*.png")}
+    assert names == {path.stem for path in folder.glob("*.svg")}
+    text = (study / "report" / "report.md").read_text()
+    assert all(f"](figures/{name}.png)" in text for name in names)
+    kinds = ("curves_", "aggregates", "profiles", "improvement", "phases", "timing_steps", "actions_", "embedding_", "spread_", "training_")
+    assert all(any(name.startswith(kind) for name in names) for kind in kinds)
+
+
+def test_import_is_light() -> None:
+    code = "import reports, sys; print([m for m in ('numpy', 'matplotlib', 'torch', 'algos', 'envs', 'bench') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_markup_is_escaped() -> None:
+    rows = [["a|b <i>", html.Cell("**x** `1<2` y<z")]]
+    section = html.Section("s", "T <b>", [html.Text("see [there](#s) & <script>"), html.Table(["k", "v"], rows)])
+    page = html.page("t", [section])
+    assert "<script>" not in page
+    assert "<strong>x</strong> <code>1&lt;2</code> y&lt;z" in page
+    assert '<a href="#s">there</a> &amp; &lt;script&gt;' in page
+    text = html.markdown("t", [section])
+    assert "a\\|b \\<i\\>" in text
+    assert "**x** `1<2` y&lt;z" in text
+
+
+# Bad input
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    with pytest.raises(reports.ReportError, match=r"no runs below .*; expected .*config.yaml"):
+        write(tmp_path, out=tmp_path / "out")
+    with pytest.raises(reports.ReportError, match="is not a directory"):
+        write(tmp_path / "nowhere")
+    assert issubclass(reports.ReportError, ValueError)
+
+
+@pytest.mark.parametrize("state", ["failed", "running", "interrupted", "stopped"])
+def test_only_unfinished_runs(tmp_path: Path, undrawn: None, state: str) -> None:
+    root = synthetic.experiment(tmp_path / "bad", seeds=1)
+    now = time.time() if state == "running" else 0.0
+    for label in ("qsm", "dql", "sac"):
+        synthetic.unfinish(synthetic.run_dir(root, "dmc/cartpole-swingup", label, 0), state=state, time=now)
+    summary, text = write(root)
+    assert summary["states"] == {state: 3}
+    assert f"No run has finished (3 {state})" in text
+
+
+def test_unlike_runs_are_refused_or_marked(tmp_path: Path, undrawn: None) -> None:
+    one = synthetic.experiment(tmp_path / "one", labels=("qsm", "dql"), seeds=3)
+    two = synthetic.experiment(tmp_path / "two", labels=("sac",), seeds=3, rule={"episodes": 5, "action": "sample", "candidates": 8})
+    with pytest.raises(reports.ReportError, match=r"different evaluation rules.*10 episodes, action own.*best of 8.*--allow-mixed") as error:
+        write(one, two)
+    assert "\n" not in str(error.value)
+    summary, text = write(one, two, allow_mixed=True)
+    env = "dmc/cartpole-swingup"
+    assert list(summary["mixed"]) == [env]
+    assert not any(pair["comparable"] for pair in summary["pairs"])
+    assert summary["aggregates"]["envs"] == []
+    assert f"> **{env}**: different evaluation rules" in text
+    other = synthetic.experiment(tmp_path / "other", labels=("td3",), seeds=3, repeat=4)
+    with pytest.raises(reports.ReportError, match="different action repeats"):
+        write(one, other)
+
+
+def test_one_label_with_two_settings_is_two_variants(tmp_path: Path, undrawn: None) -> None:
+    one = synthetic.experiment(tmp_path / "one", labels=("qsm",), seeds=2)
+    two = synthetic.experiment(tmp_path / "two", labels=("qsm",), seeds=2)
+    with pytest.raises(reports.ReportError, match=r"seed 0 of qsm appears twice, in one/qsm/seed_0 and two/qsm/seed_0"):
+        write(one, two)
+    for path in two.rglob("config.yaml"):
+        path.write_text(path.read_text().replace('"lr": 0.0003', '"lr": 1e-3'))
+    summary, _ = write(one, two)
+    assert summary["labels"] == ["qsm (one)", "qsm (two)"]
+    run = load.read_run(synthetic.run_dir(two, "dmc/cartpole-swingup", "qsm", 0))
+    assert run.config["algo"]["lr"] == 1e-3  # a number, though YAML 1.1 reads a string
+
+
+def test_a_missing_cell_keeps_its_task_out_of_the_aggregates(tmp_path: Path, undrawn: None) -> None:
+    envs = ("dmc/cartpole-swingup", "dmc/walker-walk", "dmc/reacher-easy")
+    root = synthetic.experiment(tmp_path / "holes", labels=("qsm", "sac"), envs=envs, seeds=3)
+    for seed in range(3):
+        synthetic.drop(synthetic.run_dir(root, envs[1], "sac", seed))
+    summary, text = write(root)
+    assert summary["aggregates"]["envs"] == [envs[0], envs[2]]
+    assert f"{envs[1]} is left out of the aggregates: no finished run of sac" in text
+    summary, _ = write(root, allow_partial=True)
+    assert summary["aggregates"]["envs"] == list(envs)
+    assert summary["aggregates"]["labels"]["sac"]["tasks"] == 2
+
+
+def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> None:
+    env = "dmc/cartpole-swingup"
+    for label, jobs in (("qsm", 1), ("sac", 8)):
+        for seed in range(3):
+            synthetic.run(tmp_path / "mixed", env, label, seed, jobs=jobs)
+    summary, text = write(tmp_path / "mixed")
+    assert {cell["label"]: cell["conditions"] for cell in summary["cells"]} == {"qsm": ["A"], "sac": ["B"]}
+    assert all(cell["at_equal_time"] is None for cell in summary["cells"])
+    assert "timed under **2 different set-ups**" in text
+    assert "An update costs" not in text
+    collection = load.read([tmp_path / "mixed"])
+    assert "not drawn" in plots._time_panel(collection.runs, {}).message
+
+
+def test_damaged_files_never_raise(tmp_path: Path, undrawn: None) -> None:
+    root = synthetic.experiment(tmp_path / "damaged", labels=("qsm",), seeds=9)
+    damage = {"evals.jsonl": "", "clock.jsonl": "nonsense\n", "provenance.json": "{", "cost.json": "[]", "probes.npz": "PK"}
+    for seed, (name, content) in enumerate(damage.items()):
+        (synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", seed) / name).write_text(content)
+    (synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", 5) / "config.yaml").write_text("label: [")
+    for name in ("metrics.jsonl", "clock.jsonl", "probes.npz", "cost.json", "provenance.json", "progress.json"):
+        (synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", 6) / name).unlink()
+    evals = synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", 7) / "evals.jsonl"
+    evals.write_text(evals.read_text().replace('"returns": [', '"returns": [NaN, ', 1))
+    synthetic.write_json(root / "timing.json", {"machine": {}, "results": [{"name": "actor", "algo": "qsm"}]})
+    summary, text = write(root)
+    assert summary["states"] == {"done": 8, "missing": 1}
+    assert summary["cells"][0]["n"] == 6
+    for said in ("no evaluation", "an evaluation is not finite", "config.yaml is not readable YAML", "provenance.json is unreadable"):
+        assert said in text
+
+
+def test_runs_are_compared_at_the_shortest_budget(tmp_path: Path, undrawn: None) -> None:
+    rising = np.linspace(0, 900, 11)[:, None]
+    synthetic.run(tmp_path / "b", "dmc/walker-walk", "long", 0, steps=100_000, evaluations=11, returns=rising)
+    synthetic.run(tmp_path / "b", "dmc/walker-walk", "short", 0, steps=50_000, evaluations=11, returns=rising)
+    write(tmp_path / "b")
+    rows = rows_of(tmp_path / "b")
+    assert column(rows, "dmc/walker-walk", "long", "final") == pytest.approx(450)
+    assert column(rows, "dmc/walker-walk", "short", "final") == pytest.approx(900)
