@@ -14,7 +14,10 @@ WIDE = 5  # more environments than this get their own table instead of a column 
 
 
 def section(summary: Row, look: dict[str, Look]) -> Section:
-    blocks = [Text(f"**{env}**: {what}. No conclusion is drawn across them.", "notice") for env, what in summary["mixed"].items()]
+    blocks = [
+        Text(f"**{env}**: {what}. No conclusion is drawn across them.", "notice")
+        for env, what in summary["mixed"].items()
+    ]
     blocks.append(Text(_lead(summary), "lead"))
     if items := _by_environment(summary):
         blocks.append(Bullets(items))
@@ -22,7 +25,10 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
     if incomplete:
         total = sum(summary["states"].values())
         found = listing([f"{count} {state}" for state, count in incomplete.items()])
-        text = f"Of {plural(total, 'run')} asked for, {found}: see [Health](#health). They are in no table, and leaving out failed runs flatters their algorithm."
+        text = (
+            f"Of {plural(total, 'run')} asked for, {found}: see [Health](#health). They are in no table, and leaving "
+            "out failed runs flatters their algorithm."
+        )
         blocks.append(Text(text, "notice"))
     if any(cell["n"] for cell in summary["cells"]):
         blocks.append(_table(summary, look))
@@ -35,7 +41,9 @@ def _lead(summary: Row) -> str:
     if not scored:
         return f"No run has finished ({_states(summary['states'])}), so there is nothing to compare yet."
     if len({cell["label"] for cell in scored}) == 1:
-        return f"Only one algorithm has finished runs, **{scored[0]['label']}**, so there is nothing to compare it with."
+        return (
+            f"Only one algorithm has finished runs, **{scored[0]['label']}**, so there is nothing to compare it with."
+        )
     envs = _scored_envs(summary)
     scope = None if len(summary["aggregates"]["envs"]) > 1 else envs[0]
     parts = [_verdict(summary, scope)]
@@ -66,7 +74,9 @@ def ranking(summary: Row, env: str | None) -> list[tuple[str, dict]]:
         return sorted(found, key=lambda item: -item[1]["value"])
     cells = [cell for cell in summary["cells"] if cell["env"] == env and cell["n"]]
     lower = any(cell.get("direction") == "min" for cell in cells)
-    return sorted(((cell["label"], cell["final"]) for cell in cells), key=lambda item: item[1]["value"] * (1 if lower else -1))
+    return sorted(
+        ((cell["label"], cell["final"]) for cell in cells), key=lambda item: item[1]["value"] * (1 if lower else -1)
+    )
 
 
 def _verdict(summary: Row, env: str | None) -> str:
@@ -103,7 +113,10 @@ def _other(pair: Row, label: str) -> str:
 
 def _open_text(pair: Row, leader: str) -> str:
     needed = pair["seeds_needed"]
-    return f"{_other(pair, leader)} (that would take {'more than 1000' if needed is None else f'about {needed}'} seeds each)"
+    return (
+        f"{_other(pair, leader)} (that would take {'more than 1000' if needed is None else f'about {needed}'} seeds "
+        "each)"
+    )
 
 
 def _counts(summary: Row, envs: list[str]) -> str:
@@ -111,7 +124,11 @@ def _counts(summary: Row, envs: list[str]) -> str:
     winners = Counter(clear_winner(summary, env) for env in envs)
     none = winners.pop(None, 0)
     won = [f"{label} on {count}" for label, count in winners.most_common()]
-    clear = f"A clear winner, better than every other: {listing(won)} of {len(envs)} tasks" if won else f"No task of {len(envs)} has a clear winner"
+    clear = (
+        f"A clear winner, better than every other: {listing(won)} of {len(envs)} tasks"
+        if won
+        else f"No task of {len(envs)} has a clear winner"
+    )
     return f"{clear}; none on {none}." if won and none else f"{clear}."
 
 
@@ -128,7 +145,9 @@ def _cautions(summary: Row) -> list[str]:
     seeds = [cell["n"] for cell in summary["cells"] if cell["n"]]
     parts = []
     if stats.MIN_SEEDS <= min(seeds) < stats.RELIABLE_SEEDS:
-        parts.append(f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional.")
+        parts.append(
+            f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional."
+        )
     for env, reason in summary["aggregates"]["left_out"].items():
         if env not in summary["mixed"]:
             parts.append(f"{env} is left out of the aggregates: {reason}.")
@@ -136,25 +155,48 @@ def _cautions(summary: Row) -> list[str]:
 
 
 def _cost(summary: Row) -> list[str]:
-    costs = update_costs(summary)
+    costs, measured = update_costs(summary)
     if len(costs) < 2:
         return []
     fastest = min(costs, key=costs.get)
     rest = sorted((label for label in costs if label != fastest), key=costs.get)
-    told = listing([f"{number(costs[label])} ms ({label}, {costs[label] / costs[fastest]:.1f} times)" for label in rest])
-    return [f"An update costs {number(costs[fastest])} ms with {fastest}, {told}, as measured during these runs."]
+    told = listing(
+        [f"{number(costs[label])} ms ({label}, {costs[label] / costs[fastest]:.1f} times)" for label in rest]
+    )
+    return [f"An update costs {number(costs[fastest])} ms with {fastest}, {told}, {measured}."]
 
 
-def update_costs(summary: Row) -> dict[str, float]:
-    """Milliseconds per update of each label, mean over environments; {} when runs were not timed under one set-up."""
+def update_costs(summary: Row) -> tuple[dict[str, float], str]:
+    """Milliseconds per update of each label, and how they were measured.
+
+    From the timings of a quiet core where these have every label with its own number of denoising steps. Otherwise from
+    the runs, mean over environments, if all were timed under one set-up; {} if not.
+    """
+    chains = {cell["label"]: cell["T"] for cell in summary["cells"]}
+    updates = {(row.get("algo"), row.get("T")): row["median_ms"] for row in main_timings(summary["timing"], "update")}
+    timed = {label: updates.get((label, chain)) for label, chain in chains.items()}
+    if timed and all(timed.values()):
+        return timed, "as timed on a quiet core by `python -m bench timing`"
     cells = [cell for cell in summary["cells"] if cell["conditions"]]
     if len({condition for cell in cells for condition in cell["conditions"]}) != 1:
-        return {}
+        return {}, ""
     costs: dict[str, list[float]] = {}
     for cell in cells:
         if cell["cost"].get("ms_per_update"):
             costs.setdefault(cell["label"], []).append(cell["cost"]["ms_per_update"])
-    return {label: sum(values) / len(values) for label, values in costs.items()}
+    return {label: sum(values) / len(values) for label, values in costs.items()}, "as measured during these runs"
+
+
+def main_timings(timing: list[Row], name: str) -> list[Row]:
+    """The timings of one thing under the set-up (machine, device, mode, batch, width) that most of them share."""
+    rows = [row for row in timing if row["name"] == name and row.get("median_ms") is not None]
+
+    def setup(row: Row) -> tuple:
+        return tuple(str(row.get(key)) for key in ("machine", "device", "mode", "batch", "width"))
+
+    counts = Counter(map(setup, rows))
+    chosen = max(sorted(counts), key=lambda key: counts[key], default=None)
+    return [row for row in rows if setup(row) == chosen]
 
 
 def _table(summary: Row, look: dict[str, Look]) -> Table:
@@ -162,7 +204,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     envs = summary["envs"] if len(summary["envs"]) <= WIDE else []
     several = len(summary["aggregates"]["envs"]) > 1
     cells = {(cell["env"], cell["label"]): cell for cell in summary["cells"]}
-    costs = update_costs(summary)
+    costs, _ = update_costs(summary)
     decidable = all(cell["n"] >= stats.MIN_SEEDS for cell in summary["cells"])
     best = {env: next((label for label, _ in ranking(summary, env) if decidable), None) for env in envs}
     rows = []
@@ -173,13 +215,20 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
         for env in envs:
             cell = cells.get((env, label))
             row.append(_score(cell, strong=best[env] == label))
-        row += [_better_than(summary, label, None if several else summary["envs"][0])] if several or len(envs) == 1 else []
+        row += (
+            [_better_than(summary, label, None if several else summary["envs"][0])] if several or len(envs) == 1 else []
+        )
         row += [number(costs.get(label)), _parameters(summary, label)]
         rows.append(row)
     columns = ["algorithm", *(["IQM over tasks"] if several else []), *envs]
     columns += ["better than"] if several or len(envs) == 1 else []
     bold = "Bold: the best mean of its column, which is not yet a win. " if decidable else ""
-    note = f"Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and the probability of improvement; the seeds that a separation would take assume that today's means and spreads are the true ones."
+    note = (
+        "Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished "
+        f"seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and "
+        "the probability of improvement; the seeds that a separation would take assume that today's means and spreads "
+        "are the true ones."
+    )
     return Table([*columns, "ms per update", "parameters"], rows, note=note)
 
 
@@ -199,7 +248,11 @@ def _better_than(summary: Row, label: str, env: str | None) -> str:
 
 def _parameters(summary: Row, label: str) -> str:
     """Their number, or its range over environments (their observations and actions differ in size)."""
-    values = [cell["cost"]["parameters"] for cell in summary["cells"] if cell["label"] == label and "parameters" in cell["cost"]]
+    values = [
+        cell["cost"]["parameters"]
+        for cell in summary["cells"]
+        if cell["label"] == label and "parameters" in cell["cost"]
+    ]
     if not values:
         return NOTHING
     low, high = large(min(values)), large(max(values))

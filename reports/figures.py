@@ -174,7 +174,9 @@ def legend(figure: Any, labels: Sequence[str], look: dict[str, Look], extra: Seq
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=look[label].color, ls=look[label].dashes, marker=look[label].marker, lw=2, ms=5, label=label)
+        Line2D(
+            [], [], color=look[label].color, ls=look[label].dashes, marker=look[label].marker, lw=2, ms=5, label=label
+        )
         for label in labels
     ]
     left, inches = 0.5 / figure.get_figwidth(), figure.get_figheight()
@@ -194,7 +196,11 @@ def lines(
     panels: Sequence[Panel], look: dict[str, Look], *, columns: int = 3, height: float = 2.6, share_y: bool = False
 ) -> Any:
     """A sheet of line panels with one legend; the painter for `draw`."""
-    labels = [label for label in look if any(line.label == label for panel in panels for line in [*panel.series, *panel.levels])]
+    labels = [
+        label
+        for label in look
+        if any(line.label == label for panel in panels for line in [*panel.series, *panel.levels])
+    ]
     sources = list(dict.fromkeys(line.label for panel in panels for line in panel.references))
     in_row = 8 if min(columns, len(panels)) > 1 else 5
     rows = math.ceil(len(labels) / in_row) + math.ceil(len(sources) / in_row)
@@ -263,7 +269,9 @@ def _line(axis: Any, line: Series, look: Look) -> None:
 
 def _limits(axis: Any, panel: Panel) -> None:
     """Limits from the seeds' lines: a wide band of few seeds must not squeeze the data, nor a published curve reach beyond."""
-    drawn = [pair for line in panel.series for pair in [*line.seeds, *line.partial, *([line.mean] if line.mean else [])]]
+    drawn = [
+        pair for line in panel.series for pair in [*line.seeds, *line.partial, *([line.mean] if line.mean else [])]
+    ]
     if not drawn:
         return
     x = np.concatenate([np.asarray(pair[0], dtype=float) for pair in drawn])
@@ -346,7 +354,10 @@ def stacked(panels: Sequence[tuple[str, dict[str, dict[str, float]]]], parts: Se
     from matplotlib.patches import Patch
 
     grey = [part for part in parts if part in LOOP]
-    shades = [*seaborn.color_palette("Greys", len(grey) + 2)[1:-1], *seaborn.color_palette("crest", len(parts) - len(grey))]
+    shades = [
+        *seaborn.color_palette("Greys", len(grey) + 2)[1:-1],
+        *seaborn.color_palette("crest", len(parts) - len(grey)),
+    ]
     colors = dict(zip([*grey, *(part for part in parts if part not in LOOP)], shades, strict=True))
     rows = max(len(bars) for _, bars in panels)
     legend_rows = math.ceil(len(parts) / 8)
@@ -362,7 +373,9 @@ def stacked(panels: Sequence[tuple[str, dict[str, dict[str, float]]]], parts: Se
             for part in parts:
                 axis.barh(height, values.get(part, 0.0), left=start, color=colors[part], height=0.62, lw=0)
                 start += values.get(part, 0.0)
-            axis.annotate(f"{start:.3g}", (start, height), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+            axis.annotate(
+                f"{start:.3g}", (start, height), (4, 0), textcoords="offset points", va="center", fontsize=8.5
+            )
         axis.set_yticks(range(len(bars)), list(bars))
         axis.set_ylim(rows - 0.4, -0.6)
         axis.margins(x=0.12)
@@ -375,7 +388,7 @@ def stacked(panels: Sequence[tuple[str, dict[str, dict[str, float]]]], parts: Se
 
 def clouds(panels: Sequence[tuple[str, np.ndarray, np.ndarray, str]], look: dict[str, Look], axes_names: tuple) -> Any:
     """Point clouds, one panel for each label (title, points [M, 2], all points [N, 2] in grey behind, label)."""
-    figure, axes = sheet(len(panels), columns=5, height=2.0, legend_rows=0)
+    figure, axes = sheet(len(panels), columns=5, width=0.9 + 1.9 * min(5, len(panels)), height=2.0, legend_rows=0)
     everything = np.concatenate([behind for _, _, behind, _ in panels])
     low, high = everything.min(0), everything.max(0)
     margin = 0.06 * (high - low) + 1e-6

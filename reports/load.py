@@ -22,7 +22,7 @@ CLOCK_LINES = 1000  # cumulative seconds are close to a straight line between ne
 METRICS = ("q_mean", "critic_loss", "alignment", "actor_grad_norm", "actor_loss")  # those that a report draws
 HEARTBEAT_S = 60  # a run whose progress.json is older has been interrupted
 LOOP_PHASES = ("env", "act", "store")  # of the loop, not of an update
-IDLE_PHASES = ("eval", "checkpoint", "log")  # not training: left out of active time
+IDLE_PHASES = ("setup", "eval", "checkpoint", "log")  # not training: left out of active time
 PRUNED = {"report", "replay", "__pycache__", ".git"}
 
 

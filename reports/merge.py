@@ -66,7 +66,8 @@ def _separate_variants(collection: Collection) -> None:
         if all(len(kinds) == 1 for kinds in envs.values()):
             continue
         by_experiment = all(
-            len({run.experiment for run in runs}) == 1 and len({runs[0].experiment for runs in kinds.values()}) == len(kinds)
+            len({run.experiment for run in runs}) == 1
+            and len({runs[0].experiment for runs in kinds.values()}) == len(kinds)
             for kinds in envs.values()
             for runs in kinds.values()
         )

@@ -11,8 +11,20 @@ from typing import Any
 import numpy as np
 
 from reports import behaviour, stats
+from reports.answer import main_timings
 from reports.figures import (
-    Bar, Look, Panel, Series, clouds, draw, intervals, kilo, lines, series, stacked,
+    Bar,
+    Look,
+    Panel,
+    Series,
+    clouds,
+    draw,
+    intervals,
+    kilo,
+    lines,
+    looks,
+    series,
+    stacked,
 )  # fmt: skip
 from reports.html import Figure
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Run
@@ -60,11 +72,16 @@ def references(env: str) -> dict[str, list[tuple[int, int, float]]]:
     return dict(found)
 
 
-def reference_means(env: str) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-    """Source -> (frames, mean over seeds at each, number of seeds)."""
+def reference_means(env: str, budget: float = np.inf) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    """Source -> (frames, mean over seeds at each, number of seeds), where it was evaluated during these many frames.
+
+    A source whose first evaluation after training began comes later would be a straight line from nothing.
+    """
     means = {}
     for source, rows in references(env).items():
         steps = sorted({step for step, _, _ in rows})
+        if not any(0 < step <= budget for step in steps):
+            continue
         mean = [np.mean([value for at, _, value in rows if at == step]) for step in steps]
         means[source] = np.array(steps, dtype=float), np.array(mean), len({seed for _, seed, _ in rows})
     return means
@@ -75,7 +92,10 @@ def _lines_of(runs: list[Run], labels: list[str], axis: Any) -> list[Series]:
     result = []
     for label in labels:
         own = [run for run in runs if run.label == label and len(run.evals)]
-        pairs = {state: [(axis(run), run.evals.value) for run in own if (run.state == "done") == state] for state in (True, False)}
+        pairs = {
+            state: [(axis(run), run.evals.value) for run in own if (run.state == "done") == state]
+            for state in (True, False)
+        }
         if own:
             result.append(series(label, pairs[True], pairs[False]))
     return result
@@ -85,28 +105,50 @@ def learning_curves(collection: Collection, env: str, cells: list[Row], look: di
     """Return against frames, updates and active seconds; published SAC curves beside the first."""
     runs = [run for run in collection.runs if run.env == env]
     score = runs[0].score if runs else None
-    published = [Series(SOURCES.get(source, source), (x, y)) for source, (x, y, _) in reference_means(env).items()]
+    shown = max((run.evals.step[-1] for run in runs if len(run.evals)), default=0)
+    published = [
+        Series(SOURCES.get(source, source), (x, y)) for source, (x, y, _) in reference_means(env, shown).items()
+    ]
     ylabel = score.name if score else ""
     panels = [
-        Panel("by environment frames", "frames", ylabel, _lines_of(runs, list(look), lambda run: run.evals.step), published, xticks=kilo),
+        Panel(
+            "by environment frames",
+            "frames",
+            ylabel,
+            _lines_of(runs, list(look), lambda run: run.evals.step),
+            published,
+            xticks=kilo,
+        ),
         Panel("by updates", "updates", "", _lines_of(runs, list(look), lambda run: run.evals.update), xticks=kilo),
         _time_panel(runs, look),
     ]
     beside = " Grey: published SAC curves, steps counted in frames." if published else ""
-    how = f"{band_text(cells)}{beside} Active time is acting, storing, sampling and updating, without evaluation. × ends an unfinished run."
-    alt = f"Learning curves of {', '.join(dict.fromkeys(run.label for run in runs))} on {env}"
+    how = (
+        f"{band_text(cells)}{beside} Active time is acting, storing, sampling and updating, without evaluation. × ends "
+        "an unfinished run."
+    )
+    alt = f"Learning curves of {', '.join(label for label in look if any(run.label == label for run in runs))} on {env}"
     return draw(f"curves_{slug(env)}", env, alt, lambda: lines(panels, look, share_y=True), how=how)
 
 
 def _time_panel(runs: list[Run], look: dict[str, Look]) -> Panel:
     conditions = {run.conditions for run in runs}
     if len(conditions) > 1:
-        message = f"not drawn: these runs were timed\nunder {len(conditions)} different set-ups\n(hardware, threads, jobs),\nsee Wall-clock"
+        message = (
+            f"not drawn: these runs were timed\nunder {len(conditions)} different set-ups\n(hardware, threads, "
+            "jobs),\nsee Wall-clock"
+        )
         return Panel("by active time", "seconds", message=message)
     timed = [run for run in runs if len(run.clock.step)]
     if not timed:
         return Panel("by active time", "seconds", message="no clock was recorded")
-    return Panel("by active time", "seconds", "", _lines_of(timed, list(look), lambda run: run.clock.at(run.evals.step)), xticks=kilo)
+    return Panel(
+        "by active time",
+        "seconds",
+        "",
+        _lines_of(timed, list(look), lambda run: run.clock.at(run.evals.step)),
+        xticks=kilo,
+    )
 
 
 def overview(collection: Collection, look: dict[str, Look]) -> Figure:
@@ -116,7 +158,9 @@ def overview(collection: Collection, look: dict[str, Look]) -> Figure:
         runs = [run for run in collection.runs if run.env == env]
         panels.append(Panel(env, "frames", "", _lines_of(runs, list(look), lambda run: run.evals.step), xticks=kilo))
     alt = f"Learning curves on {len(panels)} environments"
-    return draw("curves_overview", "All environments", alt, lambda: lines(panels, look, columns=4, height=1.9), how=f"{BAND}.")
+    return draw(
+        "curves_overview", "All environments", alt, lambda: lines(panels, look, columns=4, height=1.9), how=f"{BAND}."
+    )
 
 
 def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
@@ -128,8 +172,10 @@ def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
     ]
     tasks = len(summary["aggregates"]["envs"])
     how = (
-        "Points are estimates, bars 95 % intervals (stratified bootstrap over seeds). IQM is the mean of the middle half of all runs: "
-        "it ignores lucky and broken seeds alike. The optimality gap is the mean shortfall from 1. Hollow: no interval; broken bar: unreliable."
+        "Points are estimates, bars 95 % intervals (stratified bootstrap over seeds). IQM is the mean of the middle "
+        "half of all runs: "
+        "it ignores lucky and broken seeds alike. The optimality gap is the mean shortfall from 1. Hollow: no "
+        "interval; broken bar: unreliable."
     )
     caption = f"Normalised final score, {tasks} task{'s' if tasks != 1 else ''} (0: random policy, 1: top of the range)"
     return draw("aggregates", caption, f"{caption} of {', '.join(have)}", lambda: intervals(panels, look), how=how)
@@ -144,11 +190,19 @@ def profiles(collection: Collection, rows: list[Row], summary: Row, look: dict[s
         if tasks:
             share, low, high = stats.profile(tasks, tau)
             drawn.append(Series(label, (tau, share), None if low is None else (tau, low, high)))
-    panels = [Panel("performance profile", "normalised final score τ", "share of runs above τ", drawn, ylim=(-0.03, 1.03))]
-    how = "A profile says which share of an algorithm's runs ends above a score; a line that lies higher everywhere is better throughout."
+    panels = [
+        Panel("performance profile", "normalised final score τ", "share of runs above τ", drawn, ylim=(-0.03, 1.03))
+    ]
+    how = (
+        "A profile says which share of an algorithm's runs ends above a score; a line that lies higher everywhere is "
+        "better throughout."
+    )
     if len(summary["aggregates"]["envs"]) > 1:
         panels.append(_efficiency(collection, summary, look))
-        how += " Right: the IQM over tasks and seeds during training, tasks aligned by the share of their frames. Shades: 95 % intervals."
+        how += (
+            " Right: the IQM over tasks and seeds during training, tasks aligned by the share of their frames. "
+            "Shades: 95 % intervals."
+        )
     alt = f"Performance profiles of {', '.join(line.label for line in drawn)}"
     caption = "Performance profiles" + (" and sample efficiency" if len(panels) > 1 else "")
     return draw("profiles", caption, alt, lambda: lines(panels, look, columns=2), how=how)
@@ -178,12 +232,19 @@ def improvement(summary: Row, look: dict[str, Look], env: str | None) -> Figure:
     bars = [Bar(f"{pair['x']} over {pair['y']}", pair["improvement"], pair["x"]) for pair in pairs]
     where = env or f"{len(summary['aggregates']['envs'])} tasks"
     how = (
-        "The chance that a random run of the first scores above a random run of the second; 0.5 (dashed) is a coin toss. "
+        "The chance that a random run of the first scores above a random run of the second; 0.5 (dashed) is a coin "
+        "toss. "
         "An interval that contains 0.5 decides nothing."
     )
     panels = [("", bars)]
     alt = f"Probability of improvement for {len(bars)} pairs on {where}"
-    return draw("improvement", f"Probability of improvement, {where}", alt, lambda: intervals(panels, look, middle=0.5, columns=1), how=how)
+    return draw(
+        "improvement",
+        f"Probability of improvement, {where}",
+        alt,
+        lambda: intervals(panels, look, middle=0.5, columns=1),
+        how=how,
+    )
 
 
 def phases(summary: Row) -> Figure | None:
@@ -193,7 +254,11 @@ def phases(summary: Row) -> Figure | None:
         bars = {}
         for cell in summary["cells"]:
             cost = cell["cost"]
-            split = {key.removeprefix("ms_"): value for key, value in cost.items() if key.startswith("ms_") and key != "ms_per_update"}
+            split = {
+                key.removeprefix("ms_"): value
+                for key, value in cost.items()
+                if key.startswith("ms_") and key != "ms_per_update"
+            }
             split = {name: value for name, value in split.items() if name not in IDLE_PHASES}
             if cell["env"] == env and split:
                 bars[cell["label"]] = split
@@ -204,44 +269,59 @@ def phases(summary: Row) -> Figure | None:
         return None
     first = (*LOOP_PHASES, "sample")
     parts = [name for name in first if name in parts] + sorted(set(parts) - set(first), key=parts.index)
-    how = "What one update costs with everything around it: acting, stepping and storing are shown per update. The number is the total in ms."
+    how = (
+        "What one update costs with everything around it: acting, stepping and storing are shown per update. The "
+        "number is the total in ms."
+    )
     return draw("phases", "Milliseconds per update by phase", "Stacked bars of milliseconds per update by phase",
                 lambda: stacked(panels, parts, "ms"), how=how)  # fmt: skip
 
 
-def steps_of_denoising(results: list[Row], look: dict[str, Look]) -> Figure | None:
-    """Time of the actor's phase and of a whole update against T; algorithms without a chain as level lines."""
+def steps_of_denoising(timing: list[Row], labels: list[str]) -> Figure | None:
+    """Time of the actor's phase, of a whole update and of an action against T; without a chain as level lines."""
+    look = looks([*labels, *sorted({str(row.get("algo")) for row in timing} - set(labels))])
     panels = []
     for name, title in (("actor", "actor update"), ("update", "whole update"), ("act", "one action")):
         by_label: dict[str, list[Row]] = defaultdict(list)
-        for row in results:
-            if row["name"] == name and row.get("algo") in look and row.get("median_ms") is not None:
-                by_label[row["algo"]].append(row)
+        for row in main_timings(timing, name):
+            by_label[str(row.get("algo"))].append(row)
         drawn, levels = [], []
         for label, rows in by_label.items():
             chain = sorted((row for row in rows if row.get("T")), key=lambda row: row["T"])
             if chain:
-                x, y, half = (np.array([row[key] or 0 for row in chain], dtype=float) for key in ("T", "median_ms", "iqr_ms"))
-                drawn.append(Series(label, (x, y), (x, y - half / 2, y + half / 2), [(x, y)]))
+                columns = ("T", "median_ms", "iqr_ms")
+                x, y, spread = (np.array([row.get(key) or 0 for row in chain], dtype=float) for key in columns)
+                drawn.append(Series(label, (x, y), (x, y - spread / 2, y + spread / 2), [(x, y)]))
             else:
                 levels.append(Series(label, (np.zeros(1), np.array([rows[0]["median_ms"]]))))
         if drawn:
             panels.append(Panel(title, "denoising steps T", "ms" if not panels else "", drawn, levels=levels))
     if not panels:
         return None
-    how = "Medians of repeated timings, shade: interquartile range. A flat line means that the cost does not depend on T; dashed lines have no chain."
+    one = main_timings(timing, "actor") or main_timings(timing, "update")
+    setup = ", ".join(f"{key} {one[0][key]}" for key in ("batch", "width", "device", "mode") if one[0].get(key))
+    how = (
+        f"Medians of repeated timings ({setup}), shade: interquartile range. A flat line: the cost does not depend on T; "
+        "dashed: no denoising chain."
+    )
     return draw("timing_steps", "Cost against the number of denoising steps", "Milliseconds against denoising steps T",
                 lambda: lines(panels, look), how=how)  # fmt: skip
 
 
-def first_runs(collection: Collection, env: str) -> dict[str, tuple[Run, behaviour.Probes]]:
-    """For each label its finished run of the lowest seed that has probes (any state when none has finished)."""
-    chosen: dict[str, tuple[Run, behaviour.Probes]] = {}
+def probed_runs(collection: Collection, env: str) -> list[tuple[Run, behaviour.Probes]]:
+    """An environment's runs with readable probes, finished ones and low seeds first."""
     runs = sorted((run for run in collection.runs if run.env == env), key=lambda run: (run.state != "done", run.seed))
-    for run in runs:
-        if run.label not in chosen and (probes := behaviour.read_probes(run)):
-            chosen[run.label] = (run, probes)
-    return {label: chosen[label] for label in collection.labels if label in chosen}
+    return [(run, probes) for run in runs if (probes := behaviour.read_probes(run))]
+
+
+def first_of_each(
+    probed: list[tuple[Run, behaviour.Probes]], look: dict[str, Look]
+) -> dict[str, tuple[Run, behaviour.Probes]]:
+    """For each label the first of its runs: policies of different seeds are different, and are not pooled."""
+    chosen: dict[str, tuple[Run, behaviour.Probes]] = {}
+    for run, probes in probed:
+        chosen.setdefault(run.label, (run, probes))
+    return {label: chosen[label] for label in look if label in chosen}
 
 
 def actions(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure:
@@ -256,9 +336,14 @@ def actions(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: dic
             if state < probes.last.shape[0] and dimension < probes.last.shape[2]
         ]
         title = f"first state {state + 1}" if size == 1 else f"first state 1, action dimension {dimension + 1}"
-        panels.append(Panel(title, "action (bounds at ±1)", "share of samples" if not panels else "", drawn, steps=True))
+        panels.append(
+            Panel(title, "action (bounds at ±1)", "share of samples" if not panels else "", drawn, steps=True)
+        )
     seeds = ", ".join(f"{label} seed {run.seed}" for label, (run, _) in chosen.items())
-    how = f"Samples of the final policy at fixed first states of an episode ({seeds}). Two peaks are two ways to act; one spike is a policy without choice."
+    how = (
+        f"Samples of the final policy at fixed first states of an episode ({seeds}). Two peaks are two ways to act; "
+        "one spike is a policy without choice."
+    )
     return draw(f"actions_{slug(env)}", f"Actions at the first state: {env}", f"Histograms of sampled actions on {env}",
                 lambda: lines(panels, look, height=2.1), how=how)  # fmt: skip
 
@@ -272,7 +357,11 @@ def embedding(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: d
     behind = np.concatenate(points)
     panels = [(label, group, behind, label) for label, group in zip(samples, points, strict=True)]
     plain = next(iter(samples.values())).shape[1] == 2
-    names = ("dimension 1", "dimension 2") if plain else tuple(f"PC {i + 1} ({100 * s:.0f} %)" for i, s in enumerate(shares))
+    names = (
+        ("dimension 1", "dimension 2")
+        if plain
+        else tuple(f"PC {i + 1} ({100 * s:.0f} %)" for i, s in enumerate(shares))
+    )
     how = "Each point is one sampled action at the same first state, all labels in one plane" + (
         ". " if plain else " (the first two principal components of all samples). "
     )
@@ -295,14 +384,16 @@ def training_curves(collection: Collection, env: str, look: dict[str, Look]) -> 
             panels.append(Panel(title, "frames", "", drawn, log=name == "critic_loss" and positive, xticks=kilo))
     if not panels:
         return None
-    how = "Q far above what the returns allow, or a loss that grows without end, is divergence before it is reported as such."
+    how = (
+        "Q far above what the returns allow, or a loss that grows without end, is divergence before it is reported as "
+        "such."
+    )
     return draw(f"training_{slug(env)}", f"Q-values and losses: {env}", f"Training curves on {env}",
                 lambda: lines(panels, look, height=2.1), how=how)  # fmt: skip
 
 
-def spread(collection: Collection, env: str, look: dict[str, Look]) -> Figure | None:
+def spread(env: str, probed: list[tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure:
     """Spread of sampled actions and share on the bound over training, from all runs' probes."""
-    probed = [(run, probes) for run in collection.runs if run.env == env and (probes := behaviour.read_probes(run))]
     panels = []
     for name, title in (("spread", "spread (standard deviation)"), ("on_bound", "share of actions on the bound")):
         drawn = [
@@ -311,8 +402,10 @@ def spread(collection: Collection, env: str, look: dict[str, Look]) -> Figure | 
             if any(run.label == label for run, _ in probed)
         ]
         panels.append(Panel(title, "frames", "", drawn, xticks=kilo))
-    if not probed:
-        return None
-    how = "Spread of the samples at one state, in units of the bounds (1 is half the range), averaged over the first states. Falling to 0: a policy that has become deterministic."
+    how = (
+        "Spread of the samples at one state, in units of the bounds (1 is half the range), averaged over the first "
+        "states. "
+        "Falling to 0: a policy that has become deterministic."
+    )
     return draw(f"spread_{slug(env)}", f"Spread of actions over training: {env}", f"Spread and saturation of actions on {env}",
                 lambda: lines(panels, look, columns=3, height=2.1), how=how)  # fmt: skip

@@ -22,11 +22,22 @@ def health(collection: Collection, rows: list[Row], look: dict[str, Look]) -> Se
     blocks: list[Any] = []
     if bad:
         table = [_trouble(row, runs.get((row["env"], row["label"], row["seed"])), look) for row in bad]
-        blocks.append(Table(["environment", "algorithm", "seed", "state", "frames", "what happened"], table, "Runs that are in no table"))
+        blocks.append(
+            Table(
+                ["environment", "algorithm", "seed", "state", "frames", "what happened"],
+                table,
+                "Runs that are in no table",
+            )
+        )
         blocks += _tracebacks(collection.runs)
     else:
-        blocks.append(Text(f"All {plural(len(rows), 'run')} asked for have finished; none failed, diverged or is missing."))
-    notes = [*collection.notes, *(f"{run.env} {run.label} seed {run.seed}: {note}" for run in collection.runs for note in run.notes)]
+        blocks.append(
+            Text(f"All {plural(len(rows), 'run')} asked for have finished; none failed, diverged or is missing.")
+        )
+    notes = [
+        *collection.notes,
+        *(f"{run.env} {run.label} seed {run.seed}: {note}" for run in collection.runs for note in run.notes),
+    ]
     if notes:
         blocks += [Text("Noted while reading:"), Bullets(notes)]
     for env in collection.envs:
@@ -66,7 +77,13 @@ def _tracebacks(runs: list[Run]) -> list[Details]:
 
 
 def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
-    blocks: list[Any] = [_rules(collection), _differences(collection, look), _tuning(collection)]
+    files = (
+        "Beside this page: `per_seed.csv` has one row for each seed, from which every number here can be recomputed; "
+    )
+    blocks: list[Any] = [
+        Text(files + "`summary.json` has what the tables show; `figures/` each figure as PNG and SVG.")
+    ]
+    blocks += [_rules(collection), _differences(collection, look), _tuning(collection)]
     blocks += [_versions(collection), _commands(collection, look)]
     return Section("provenance", "Provenance", [block for block in blocks if block])
 
@@ -79,11 +96,21 @@ def _rules(collection: Collection) -> Table:
             same = [run for run in runs if (run.rule, run.action_repeat) == (rule, repeat)]
             score = same[0].score
             source = ((same[0].config.get("spec") or {}).get("score") or {}).get("source", "")
-            reach = f"{score.low:g} to {score.high:g}" if score.low is not None and score.high is not None else "no range"
+            reach = (
+                f"{score.low:g} to {score.high:g}" if score.low is not None and score.high is not None else "no range"
+            )
             seeds = ", ".join(map(str, sorted({run.seed for run in same})))
             every = large(same[0].config.get("eval_every"))
             rows.append([env, rule, every, str(repeat), f"{score.name}, {reach}", str(source), seeds])
-    columns = ["environment", "evaluation rule", "every (frames)", "action repeat", "score and range", "source of the range", "seeds"]
+    columns = [
+        "environment",
+        "evaluation rule",
+        "every (frames)",
+        "action repeat",
+        "score and range",
+        "source of the range",
+        "seeds",
+    ]
     return Table(columns, rows, "How runs were evaluated")
 
 
@@ -105,7 +132,12 @@ def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
     ]
     same = [label for label in look if label in where and not any(key[0] == label for key in found)]
     note = f"With the defaults throughout: {', '.join(same)}." if same else ""
-    return Table(["algorithm", "setting", "benchmark default", "here", "environments"], rows, "What differs from the benchmark's defaults", note)
+    return Table(
+        ["algorithm", "setting", "benchmark default", "here", "environments"],
+        rows,
+        "What differs from the benchmark's defaults",
+        note,
+    )
 
 
 def _value(value: Any) -> str:
@@ -132,32 +164,65 @@ def _versions(collection: Collection) -> Table:
             packages = session.get("packages") or {}
             git = str(session.get("git") or "none")[:12] + (" + changes" if session.get("dirty") else "")
             text = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
-            key = (letters[run.conditions], git, str(session.get("python", "?")).split()[0], str(session.get("platform", "?")), text)
+            key = (
+                letters[run.conditions],
+                git,
+                str(session.get("python", "?")).split()[0],
+                str(session.get("platform", "?")),
+                text,
+            )
             same[key].append(f"{session['load']:.1f}" if isinstance(session.get("load"), int | float) else "?")
     rows = []
     for (letter, git, python, platform, packages), loads in sorted(same.items()):
         low, high = min(loads), max(loads)
-        rows.append([letter, plural(len(loads), "session"), git, python, platform, low if low == high else f"{low} to {high}", Cell(packages, code=True)])
-    note = "What the set-ups are is in [Wall-clock](#clock). Load: the machine's one-minute average when a session began."
+        rows.append(
+            [
+                letter,
+                plural(len(loads), "session"),
+                git,
+                python,
+                platform,
+                low if low == high else f"{low} to {high}",
+                Cell(packages, code=True),
+            ]
+        )
+    note = (
+        "What the set-ups are is in [Wall-clock](#clock). Load: the machine's one-minute average when a session began."
+    )
     return Table(["set-up", "sessions", "git", "python", "platform", "load", "packages"], rows, "Versions", note)
 
 
 def _commands(collection: Collection, look: dict[str, Look]) -> Details:
-    """For each cell the command that makes it; seeds of one cell share it."""
-    seen: dict[tuple[str, str, str], None] = {}
+    """For each cell the command that makes it."""
+    seeds: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for run in collection.runs:
         for session in run.sessions[:1]:
             if session.get("cell_command"):
-                seen[run.env, run.label, str(session["cell_command"])] = None
-    rows = [[env, label_cell(label, look), Cell(command, code=True)] for env, label, command in seen]
+                seeds[run.env, run.label, str(session["cell_command"])].append(run.seed)
+    order = {label: i for i, label in enumerate(look)}
+    rows = [
+        [env, label_cell(label, look), ", ".join(map(str, numbers)), Cell(command, code=True)]
+        for (env, label, command), numbers in sorted(
+            seeds.items(), key=lambda item: (item[0][0], order[item[0][1]], item[1])
+        )
+    ]
     blocks: list[Any] = [
-        Table(["environment", "algorithm", "command"], grouped(rows), "The command that makes each cell") if rows else Text("No run recorded its command.")
+        Table(["environment", "algorithm", "seeds", "command"], grouped(rows), "The command that makes each cell")
+        if rows
+        else Text("No run recorded its command.")
     ]
     whole = [
-        [experiment["name"], str(experiment.get("preset") or NOTHING), str(experiment.get("created") or NOTHING), Cell(" ".join(map(str, experiment["command"])), code=True)]
+        [
+            experiment["name"],
+            str(experiment.get("preset") or NOTHING),
+            str(experiment.get("created") or NOTHING),
+            Cell(" ".join(map(str, experiment["command"])), code=True),
+        ]
         for experiment in collection.experiments
         if experiment.get("command")
     ]
     if whole:
-        blocks.insert(0, Table(["experiment", "preset", "created", "command"], whole, "The command that made each experiment"))
+        blocks.insert(
+            0, Table(["experiment", "preset", "created", "command"], whole, "The command that made each experiment")
+        )
     return Details("Commands", blocks)

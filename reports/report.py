@@ -21,6 +21,8 @@ def write_report(
     rows = summary.per_seed(collection)
     numbers = summary.summarise(collection, rows, allow_partial=allow_partial)
     timings = _timings([timing] if timing else collection.timing, collection)
+    names = [experiment["name"] for experiment in collection.experiments]
+    numbers |= {"experiments": names, "timing": timings, "notes": collection.notes}
     look = looks(numbers["labels"])
     parts = [
         answer.section(numbers, look),
@@ -31,13 +33,13 @@ def write_report(
         provenance.health(collection, rows, look),
         provenance.provenance(collection, numbers, look),
     ]
-    names = [experiment["name"] for experiment in collection.experiments]
-    numbers |= {"experiments": names, "timing": timings, "notes": collection.notes}
     title = title or _title(numbers["labels"])
     return write_pages(out, title, parts, subtitle=_subtitle(numbers), rows=rows, numbers=numbers)
 
 
-def write_pages(out: Path, title: str, parts: list[html.Section], *, subtitle: str, rows: list[Row], numbers: Row) -> Path:
+def write_pages(
+    out: Path, title: str, parts: list[html.Section], *, subtitle: str, rows: list[Row], numbers: Row
+) -> Path:
     """The files of a report from its sections: report.html, report.md, figures/, summary.json and per_seed.csv.
 
     Any page of sections can be written with it; `rows` may be empty. Returns report.html's path.
@@ -45,9 +47,10 @@ def write_pages(out: Path, title: str, parts: list[html.Section], *, subtitle: s
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     drawn = html.figures(parts)
-    for stale in {path for path in folder.iterdir() if path.suffix in (".png", ".svg")}:
-        if stale.stem not in {figure.name for figure in drawn}:
-            stale.unlink()
+    numbers = {**numbers, "figures": [figure.name for figure in drawn]}
+    for name in read_json(out / "summary.json", []).get("figures") or []:  # of an earlier report in the same place
+        for ending in ("png", "svg"):
+            (folder / f"{Path(str(name)).name}.{ending}").unlink(missing_ok=True)
     for figure in drawn:
         (folder / f"{figure.name}.png").write_bytes(figure.png)
         (folder / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8", newline="\n")
@@ -70,7 +73,11 @@ def _title(labels: list[str]) -> str:
 
 def _subtitle(numbers: Row) -> str:
     total = sum(numbers["states"].values())
-    counted = [plural(len(numbers["labels"]), "algorithm"), plural(len(numbers["envs"]), "environment"), plural(total, "run")]
+    counted = [
+        plural(len(numbers["labels"]), "algorithm"),
+        plural(len(numbers["envs"]), "environment"),
+        plural(total, "run"),
+    ]
     finished = numbers["states"].get("done", 0)
     state = "" if finished == total else f", {finished} finished"
     budgets = {cell["budget"] for cell in numbers["cells"] if cell["budget"]}

@@ -33,8 +33,18 @@ def curves(collection: Collection, summary: Row, look: dict[str, Look]) -> Secti
         blocks.append(plots.learning_curves(collection, env, cells, look))
     rows = [row for env in summary["envs"] for row in _reference_rows(env, summary)]
     if rows:
-        note = "Straight lines between a source's evaluations. The sources differ in networks, batch size and updates per frame: a band, not a bar."
-        blocks.append(Table(["environment", "published SAC", "seeds", "at frames", "mean return"], grouped(rows), "Published SAC at the same budget", note))
+        note = (
+            "Straight lines between a source's evaluations. The sources differ in networks, batch size and updates "
+            "per frame: a band, not a bar."
+        )
+        blocks.append(
+            Table(
+                ["environment", "published SAC", "seeds", "at frames", "mean return"],
+                grouped(rows),
+                "Published SAC at the same budget",
+                note,
+            )
+        )
     return Section("curves", "Learning curves", blocks)
 
 
@@ -49,7 +59,7 @@ def _reference_rows(env: str, summary: Row) -> list[list[str]]:
     if not budgets:
         return []
     rows = []
-    for source, (steps, mean, seeds) in plots.reference_means(env).items():
+    for source, (steps, mean, seeds) in plots.reference_means(env, budgets[0]).items():
         if steps[0] <= budgets[0] <= steps[-1]:
             value = number(float(np.interp(budgets[0], steps, mean)))
             rows.append([env, plots.SOURCES.get(source, source), str(seeds), large(budgets[0]), value])
@@ -60,14 +70,17 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
     envs = summary["aggregates"]["envs"]
     blocks: list[Any] = [
         Text(
-            "Scores are normalised to 0 (a random policy) and 1 (the top of the environment's range). **Final** is the last evaluation, "
-            "**best** the highest of all evaluations (optimistic, since it is picked by the score that it reports), **AUC** the mean height of "
+            "Scores are normalised to 0 (a random policy) and 1 (the top of the environment's range). **Final** is "
+            "the last evaluation, "
+            "**best** the highest of all evaluations (optimistic, since it is picked by the score that it reports), "
+            "**AUC** the mean height of "
             "the learning curve, which rewards learning early."
         )
     ]
     left = [f"{env} ({reason})" for env, reason in summary["aggregates"]["left_out"].items()]
     if left:
         blocks.append(Text(f"Left out of the aggregates: {'; '.join(left)}.", "notice"))
+    blocks += [Text(text, "notice") for text in _budgets(collection)]
     if envs:
         blocks += [plots.aggregates(summary, look), _aggregate_table(summary, look)]
         blocks.append(plots.profiles(collection, rows, summary, look))
@@ -82,6 +95,18 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
     return Section("aggregates", "Aggregates", blocks)
 
 
+def _budgets(collection: Collection) -> list[str]:
+    """Environments whose finished runs were given different numbers of frames."""
+    texts = []
+    for env in collection.envs:
+        steps = sorted({run.steps for run in collection.runs if run.env == env and run.state == "done"})
+        if len(steps) > 1:
+            texts.append(
+                f"**{env}**: runs of {listing([large(s) for s in steps])} frames are compared at {large(steps[0])}."
+            )
+    return texts
+
+
 def _aggregate_table(summary: Row, look: dict[str, Look]) -> Table:
     labels = summary["aggregates"]["labels"]
     total = len(summary["aggregates"]["envs"])
@@ -92,9 +117,30 @@ def _aggregate_table(summary: Row, look: dict[str, Look]) -> Table:
             continue
         final = [estimate(values["final"][name]) for name in stats.AGGREGATES]
         others = [estimate(values[name]["iqm"]) for name in ("best", "auc")]
-        rows.append([label_cell(label, look), *final, *others, f"{values['tasks']} of {total}", str(values["final"]["iqm"]["n"])])
-    columns = ["algorithm", "final: IQM", "final: median", "final: mean", "final: optimality gap", "best: IQM", "AUC: IQM", "tasks", "n"]
-    note = f"n: the fewest seeds of a task. Fewer than {stats.MIN_SEEDS}: no interval; fewer than {stats.RELIABLE_SEEDS}: the interval is unreliable and marked ?."
+        rows.append(
+            [
+                label_cell(label, look),
+                *final,
+                *others,
+                f"{values['tasks']} of {total}",
+                str(values["final"]["iqm"]["n"]),
+            ]
+        )
+    columns = [
+        "algorithm",
+        "final: IQM",
+        "final: median",
+        "final: mean",
+        "final: optimality gap",
+        "best: IQM",
+        "AUC: IQM",
+        "tasks",
+        "n",
+    ]
+    note = (
+        f"n: the fewest seeds of a task. Fewer than {stats.MIN_SEEDS}: no interval; fewer than {stats.RELIABLE_SEEDS}: "
+        "the interval is unreliable and marked ?."
+    )
     return Table(columns, rows, "Aggregates of normalised scores", note)
 
 
@@ -103,10 +149,20 @@ def _score_table(summary: Row, look: dict[str, Look]) -> Table:
     for cell in summary["cells"]:
         seeds = f"{cell['n']}" if cell["n"] == cell["asked"] else f"{cell['n']} of {cell['asked']}"
         values = [estimate(cell[name]) for name in ("final", "best", "auc", "untrained")]
-        rows.append([cell["env"], label_cell(cell["label"], look), seeds, large(cell["budget"]), *values, cell["rule"] or "missing"])
+        rows.append(
+            [
+                cell["env"],
+                label_cell(cell["label"], look),
+                seeds,
+                large(cell["budget"]),
+                *values,
+                cell["rule"] or "missing",
+            ]
+        )
     columns = ["environment", "algorithm", "n", "frames", "final", "best", "AUC", "untrained", "evaluation rule"]
     note = (
-        "Means over finished seeds with 95 % t intervals, in the environment's own units. Runs of one environment are compared at the budget "
+        "Means over finished seeds with 95 % t intervals, in the environment's own units. Runs of one environment are "
+        "compared at the budget "
         "of its shortest finished run."
     )
     return Table(columns, grouped(rows), "Scores by task", note)
@@ -124,7 +180,10 @@ def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:
     columns = ["environment", "algorithm"]
     for threshold in THRESHOLDS:
         columns += [f"seeds at {threshold:g}", f"frames to {threshold:g}", f"active s to {threshold:g}"]
-    note = "Medians over seeds of the first evaluation at or above the normalised score; a seed that never gets there counts as later than all others."
+    note = (
+        "Medians over seeds of the first evaluation at or above the normalised score; a seed that never gets there "
+        "counts as later than all others."
+    )
     return Table(columns, grouped(rows), "Frames and active seconds to a score", note)
 
 
@@ -157,8 +216,10 @@ def _pair_table(pairs: list[Row], caption: str) -> Table:
         rows.append([*names, *values, _verdict(pair), _power(pair)])
     columns = ["environment", "pair", "difference of means", "P(improvement)", "better", "seeds to separate"]
     note = (
-        "Positive differences favour the first. “Better” needs both 95 % intervals to agree; pairs are not corrected for their number. "
-        "Seeds to separate: per algorithm and task, for a significant difference with 80 % power if today's means and spreads are the true ones."
+        "Positive differences favour the first. “Better” needs both 95 % intervals to agree; pairs are not corrected "
+        "for their number. "
+        "Seeds to separate: per algorithm and task, for a significant difference with 80 % power if today's means and "
+        "spreads are the true ones."
     )
     return Table(columns, grouped(rows), caption, note)
 
@@ -180,20 +241,31 @@ def _power(pair: Row) -> str:
 
 def _method() -> Details:
     text = (
-        "Intervals are at 95 %. Aggregates: stratified bootstrap over the seeds of each task, residuals scaled by √(n / (n − 1)) and percentiles taken "
-        "further out by the t distribution. Means of one cell: Student's t. Probability of improvement: score interval of the Mann–Whitney statistic. "
-        f"Fewer than {stats.MIN_SEEDS} seeds: no interval. Fewer than {stats.RELIABLE_SEEDS}: the interval is shown, and marked as unreliable.\n\n"
+        "Intervals are at 95 %. Aggregates: stratified bootstrap over the seeds of each task, residuals scaled by √(n "
+        "/ (n − 1)) and percentiles taken "
+        "further out by the t distribution. Means of one cell: Student's t. Probability of improvement: score "
+        "interval of the Mann–Whitney statistic. "
+        f"Fewer than {stats.MIN_SEEDS} seeds: no interval. Fewer than {stats.RELIABLE_SEEDS}: the interval is shown, "
+        "and marked as unreliable.\n\n"
         "How often such intervals contain the truth, in 10 000 simulated studies with normal scores (the goal is 95 %):"
     )
     names = ("percentile", "iqm", "t", "improvement")
     rows = [[str(t), str(n), *(f"{100 * row[name]:.1f} %" for name in names)] for (t, n), row in stats.COVERAGE.items()]
-    columns = ["tasks", "seeds", "plain bootstrap", "IQM, as here", "mean of a cell, as here", "P(improvement), as here"]
+    columns = [
+        "tasks",
+        "seeds",
+        "plain bootstrap",
+        "IQM, as here",
+        "mean of a cell, as here",
+        "P(improvement), as here",
+    ]
     return Details("How these intervals are made, and how far they can be trusted", [Text(text), Table(columns, rows)])
 
 
 def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: dict[str, Look]) -> Section:
     text = (
-        "Measured during the runs, as means over finished seeds. Active time is acting, stepping, storing, sampling and updating; evaluation and "
+        "Measured during the runs, as means over finished seeds. Active time is acting, stepping, storing, sampling "
+        "and updating; evaluation and "
         "checkpoints are left out. Process time adds up the processor time of all threads."
     )
     blocks: list[Any] = [Text(text)]
@@ -201,7 +273,8 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
     if len(conditions) > 1:
         blocks.append(
             Text(
-                f"These runs were timed under **{len(conditions)} different set-ups**. Times are comparable only within one, so no time axis is "
+                f"These runs were timed under **{len(conditions)} different set-ups**. Times are comparable only "
+                "within one, so no time axis is "
                 "shared between them and a cell with several has no times.",
                 "notice",
             )
@@ -209,9 +282,15 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
     if figure := plots.phases(summary):
         blocks.append(figure)
     blocks += [_cost_table(summary, look), _phase_table(summary, look), _size_table(summary, look)]
-    blocks.append(Table(["set-up", "what it is"], [[name, "; ".join(f"{k} {v}" for k, v in key)] for key, name in conditions.items()], "Set-ups"))
+    blocks.append(
+        Table(
+            ["set-up", "what it is"],
+            [[name, "; ".join(f"{k} {v}" for k, v in key)] for key, name in conditions.items()],
+            "Set-ups",
+        )
+    )
     if timing:
-        if figure := plots.steps_of_denoising(timing, look):
+        if figure := plots.steps_of_denoising(timing, list(look)):
             blocks.append(figure)
         blocks.append(_timing_table(timing))
     return Section("clock", "Wall-clock", blocks)
@@ -225,31 +304,66 @@ def _cost_table(summary: Row, look: dict[str, Look]) -> Table:
         first, rest = ("ms_per_update", "updates_per_s"), ("active_s", "process_s", "total_s", "peak_memory_mb")
         names = [cell["env"], label_cell(cell["label"], look), ", ".join(cell["conditions"]) or NOTHING]
         equal = [estimate(cell["at_equal_time"]), seconds]
-        rows.append([*names, *(number(cost.get(key)) for key in first), *equal, *(number(cost.get(key)) for key in rest)])
-    columns = ["environment", "algorithm", "set-up", "ms per update", "updates per s", "score at equal time", "that time"]
+        rows.append(
+            [*names, *(number(cost.get(key)) for key in first), *equal, *(number(cost.get(key)) for key in rest)]
+        )
+    columns = [
+        "environment",
+        "algorithm",
+        "set-up",
+        "ms per update",
+        "updates per s",
+        "score at equal time",
+        "that time",
+    ]
     columns += ["active s", "process s", "total s", "peak memory, MB"]
-    note = "Equal time: the active seconds that every finished run of the environment spent; the score there lies on a straight line between evaluations."
+    note = (
+        "Equal time: the active seconds that every finished run of the environment spent; the score there lies on a "
+        "straight line between evaluations."
+    )
     return Table(columns, grouped(rows), "What it cost", note)
 
 
 def _size_table(summary: Row, look: dict[str, Look]) -> Table:
     names = ("parameters", "actor_parameters", "flops_per_update", "operations_per_update")
-    rows = [[cell["env"], label_cell(cell["label"], look), *(large(cell["cost"].get(name)) for name in names)] for cell in summary["cells"]]
+    rows = [
+        [cell["env"], label_cell(cell["label"], look), *(large(cell["cost"].get(name)) for name in names)]
+        for cell in summary["cells"]
+    ]
     columns = ["environment", "algorithm", "parameters", "of them, actor", "FLOPs per update", "operations per update"]
     note = "Counted, not timed: the same on every machine. Operations are those dispatched by the framework."
     return Table(columns, grouped(rows), "What an update does", note)
 
 
 def _phase_table(summary: Row, look: dict[str, Look]) -> Table:
-    parts = list(dict.fromkeys(key for cell in summary["cells"] for key in cell["cost"] if key.startswith("ms_") and key != "ms_per_update"))
+    parts = list(
+        dict.fromkeys(
+            key for cell in summary["cells"] for key in cell["cost"] if key.startswith("ms_") and key != "ms_per_update"
+        )
+    )
     order = [f"ms_{name}" for name in (*LOOP_PHASES, "sample")]
-    parts = [part for part in order if part in parts] + [part for part in parts if part not in order and part[3:] not in IDLE_PHASES]
+    parts = [part for part in order if part in parts] + [
+        part for part in parts if part not in order and part[3:] not in IDLE_PHASES
+    ]
     rows = [
-        [cell["env"], label_cell(cell["label"], look), *(number(cell["cost"].get(part)) for part in parts), number(cell["cost"].get("ms_per_update"))]
+        [
+            cell["env"],
+            label_cell(cell["label"], look),
+            *(number(cell["cost"].get(part)) for part in parts),
+            number(cell["cost"].get("ms_per_update")),
+        ]
         for cell in summary["cells"]
     ]
-    note = f"The phases {listing(LOOP_PHASES)} belong to the loop and not to the update; they are shown per update all the same."
-    return Table(["environment", "algorithm", *(part[3:] for part in parts), "update"], grouped(rows), "Milliseconds per update by phase", note)
+    note = (
+        f"The phases {listing(LOOP_PHASES)} belong to the loop and not to the update; they are shown per update all "
+        "the same."
+    )
+    return Table(
+        ["environment", "algorithm", *(part[3:] for part in parts), "update"],
+        grouped(rows),
+        "Milliseconds per update by phase",
+        note,
+    )
 
 
 def _timing_table(timing: list[Row]) -> Details:
@@ -257,7 +371,10 @@ def _timing_table(timing: list[Row]) -> Details:
         [
             str(row.get("algo", "")),
             str(row.get("name", "")),
-            *(str(row.get(key) if row.get(key) is not None else NOTHING) for key in ("batch", "width", "T", "device", "mode")),
+            *(
+                str(row.get(key) if row.get(key) is not None else NOTHING)
+                for key in ("batch", "width", "T", "device", "mode")
+            ),
             number(row.get("median_ms")),
             number(row.get("iqr_ms")),
             large(row.get("flops")),
@@ -265,20 +382,31 @@ def _timing_table(timing: list[Row]) -> Details:
         ]
         for row in timing
     ]
-    columns = ["algorithm", "what", "batch", "width", "T", "device", "mode", "median ms", "interquartile ms", "FLOPs", "machine"]
+    columns = [
+        "algorithm",
+        "what",
+        "batch",
+        "width",
+        "T",
+        "device",
+        "mode",
+        "median ms",
+        "interquartile ms",
+        "FLOPs",
+        "machine",
+    ]
     return Details("Timings on a quiet core (python -m bench timing)", [Table(columns, rows)])
 
 
 def behaviour(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
     blocks: list[Any] = []
     for env in summary["envs"]:
-        chosen = plots.first_runs(collection, env)
-        if not chosen:
+        probed = plots.probed_runs(collection, env)
+        if not probed:
             continue
-        drawn = [plots.actions(env, chosen, look), plots.embedding(env, chosen, look), plots.spread(collection, env, look)]
+        chosen = plots.first_of_each(probed, look)
+        drawn = [plots.actions(env, chosen, look), plots.embedding(env, chosen, look), plots.spread(env, probed, look)]
         blocks += [figure for figure in drawn if figure]
     if not blocks:
         blocks.append(Text("No run recorded sampled actions (probes.npz)."))
     return Section("behaviour", "Behaviour", blocks)
-
-

@@ -93,7 +93,9 @@ def _percentiles(samples: np.ndarray, level: float, freedom: int) -> tuple[np.nd
     return low, high
 
 
-def aggregate(scores: Scores, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> dict[str, Estimate]:
+def aggregate(
+    scores: Scores, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> dict[str, Estimate]:
     """IQM, median, mean and optimality gap with stratified bootstrap intervals (seeds are resampled within each task)."""
     tasks = _check(scores)
     sizes = [len(task) for task in tasks]
@@ -147,7 +149,9 @@ def profile(
     return share, low, high
 
 
-def mean_interval(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def mean_interval(
+    values: np.ndarray, *, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Mean over the first axis with its t interval, [n, ...] -> three [...]; no interval below MIN_SEEDS."""
     values = np.asarray(values, dtype=np.float64)
     n = len(values)
@@ -163,7 +167,9 @@ def mean_interval(values: np.ndarray, *, level: float = LEVEL) -> tuple[np.ndarr
 def mean_estimate(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
     """The mean of one cell's seeds [n] with its t interval."""
     mean, low, high = mean_interval(np.sort(values), level=level)
-    return Estimate(float(mean), None if low is None else float(low), None if high is None else float(high), len(values))
+    return Estimate(
+        float(mean), None if low is None else float(low), None if high is None else float(high), len(values)
+    )
 
 
 def difference(x: Scores, y: Scores, *, level: float = LEVEL) -> Estimate:
@@ -197,14 +203,17 @@ def improvement(x: Scores, y: Scores, *, level: float = LEVEL) -> Estimate:
     total = sum(len(a) + len(b) for a, b in pairs)
     z = special.ndtri((1 + level) / 2) * np.sqrt(total / (total - len(pairs)))
 
+    products = [len(a) * len(b) for a, b in pairs]
+    constant = sum(1 / product for product in products)
+    slope = sum(((len(a) + len(b)) / 2 - 1) / product for (a, b), product in zip(pairs, products, strict=True))
+
     def deviation(theta: float) -> float:
         spread = (1 - theta) / (2 - theta) + theta / (1 + theta)
-        terms = [(1 + ((len(a) + len(b)) / 2 - 1) * spread) / (len(a) * len(b)) for a, b in pairs]
-        return z * np.sqrt(theta * (1 - theta) * sum(terms)) / len(pairs)
+        return z * np.sqrt(theta * (1 - theta) * (constant + slope * spread)) / len(pairs)
 
     def bound(end: float) -> float:
         inside, outside = value, end
-        for _ in range(60):
+        for _ in range(45):
             middle = (inside + outside) / 2
             inside, outside = (middle, outside) if abs(value - middle) <= deviation(middle) else (inside, middle)
         return inside
@@ -212,7 +221,9 @@ def improvement(x: Scores, y: Scores, *, level: float = LEVEL) -> Estimate:
     return Estimate(value, bound(0.0), bound(1.0), n)
 
 
-def seeds_to_separate(x: Scores, y: Scores, *, power: float = 0.8, level: float = LEVEL, most: int = 1000) -> int | None:
+def seeds_to_separate(
+    x: Scores, y: Scores, *, power: float = 0.8, level: float = LEVEL, most: int = 1000
+) -> int | None:
     """Seeds per algorithm and task at which a t test of the mean difference would be significant with probability `power`,
 
     if the means and spreads seen now were the true ones. None: below MIN_SEEDS (the spread is not known), or above `most`.

@@ -75,6 +75,7 @@ def _row(run: Run, budget: int, condition: str) -> Row:
         "budget": budget or None,
         "rule": run.rule,
         "action_repeat": run.action_repeat,
+        "T": (run.config.get("algo") or {}).get("T"),
         "score": run.score.name,
         "direction": "max" if run.score.maximise else "min",
         "low": run.score.low,
@@ -114,9 +115,7 @@ def _clock_columns(run: Run) -> Row:
     if not len(clock.step):
         return {}
     timed = clock.updates_timed
-    phases = {
-        name: 1e3 * seconds / timed for name, seconds in clock.wall.items() if timed and name not in IDLE_PHASES
-    }
+    phases = {name: 1e3 * seconds / timed for name, seconds in clock.wall.items() if timed and name not in IDLE_PHASES}
     update = sum(value for name, value in phases.items() if name not in LOOP_PHASES)
     columns: Row = {
         "updates": int(run.evals.update[-1]) if len(run.evals) else 0,
@@ -160,7 +159,9 @@ def to_csv(rows: list[Row]) -> str:
 def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = False) -> Row:
     """Everything that the tables show, from the per-seed rows; see docs/report_schema.md."""
     envs, labels = collection.envs, collection.labels
-    cells = [_cell([row for row in rows if (row["env"], row["label"]) == key]) for key in itertools.product(envs, labels)]
+    cells = [
+        _cell([row for row in rows if (row["env"], row["label"]) == key]) for key in itertools.product(envs, labels)
+    ]
     chosen, left_out = _aggregated_envs(collection, rows, allow_partial)
     pairs = [pair for env in envs for pair in _pairs([env], rows, labels, env in collection.mixed)]
     if len(chosen) > 1:
@@ -197,6 +198,7 @@ def _cell(rows: list[Row]) -> Row:
         "n": len(scored),
         "states": dict(sorted(Counter(row["state"] for row in rows).items())),
         "budget": scored[0]["budget"] if scored else None,
+        "T": next((row["T"] for row in rows if row.get("T")), None),
         "rule": next((row["rule"] for row in rows if row.get("rule")), None),
         "score": next((row["score"] for row in rows if row.get("score")), None),
         "direction": next((row["direction"] for row in rows if row.get("direction")), None),
@@ -278,7 +280,12 @@ def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> 
         if not mixed:
             gap, wins = stats.difference(a, b), stats.improvement(a, b)
             needed = stats.seeds_to_separate(a, b)
-            pair |= {"difference": estimate(gap), "improvement": estimate(wins), "n": gap.n, "better": better(gap, wins, x, y)}
+            pair |= {
+                "difference": estimate(gap),
+                "improvement": estimate(wins),
+                "n": gap.n,
+                "better": better(gap, wins, x, y),
+            }
             pair |= {"seeds_needed": needed, "seeds_more": None if needed is None else max(0, needed - gap.n)}
         pairs.append(pair)
     return pairs

@@ -18,7 +18,9 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     places = digits - 1 - math.floor(math.log10(abs(value)))
-    text = f"{round(value, places):,.{max(0, places)}f}" if -3 < math.log10(abs(value)) < 7 else f"{value:.{digits - 1}e}"
+    text = (
+        f"{round(value, places):,.{max(0, places)}f}" if -3 < math.log10(abs(value)) < 7 else f"{value:.{digits - 1}e}"
+    )
     return text.replace("-", "−").replace(",", "\u202f")
 
 

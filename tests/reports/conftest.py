@@ -8,8 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import reports
 import synthetic
+
+import reports
 
 ENVS = ("dmc/reacher-easy", "gym/Example-v5")
 

@@ -46,9 +46,26 @@ def experiment(
     """A finished experiment at `root`; `changes` go to every run's config. Returns root."""
     cells = [(env, label, seed) for env in envs for label in labels for seed in range(seeds)]
     for env, label, seed in cells:
-        run(root, env, label, seed, steps=steps, evaluations=evaluations, episodes=episodes, metric_lines=metric_lines, **changes)
-    listed = [{"env": e, "label": a, "seed": s, "dir": str(run_dir(root, e, a, s).relative_to(root))} for e, a, s in cells]
-    content = {"name": root.name, "preset": "quick", "command": ["python", "-m", "bench", "run"], "created": "2026-01-01T00:00:00"}
+        run(
+            root,
+            env,
+            label,
+            seed,
+            steps=steps,
+            evaluations=evaluations,
+            episodes=episodes,
+            metric_lines=metric_lines,
+            **changes,
+        )
+    listed = [
+        {"env": e, "label": a, "seed": s, "dir": str(run_dir(root, e, a, s).relative_to(root))} for e, a, s in cells
+    ]
+    content = {
+        "name": root.name,
+        "preset": "quick",
+        "command": ["python", "-m", "bench", "run"],
+        "created": "2026-01-01T00:00:00",
+    }
     write_json(root / "experiment.json", {**content, "cells": listed, "sweep": None})
     return root
 
@@ -81,7 +98,9 @@ def run(
     if returns is None:
         returns = _returns(generator, label, env, grid / steps, episodes)
     size = ACT_DIMS.get(env, 6)
-    _write_config(path, env, label, seed, steps=steps, evaluations=evaluations, repeat=repeat, size=size, rule=rule, score=score)
+    _write_config(
+        path, env, label, seed, steps=steps, evaluations=evaluations, repeat=repeat, size=size, rule=rule, score=score
+    )
     evals = [{"env_step": int(s), "update": int(s) // repeat, "returns": list(map(float, r)), "lengths": [1000] * len(r)}
              for s, r in zip(grid, returns.round(3), strict=True)]  # fmt: skip
     times = np.linspace(steps / metric_lines, steps, metric_lines).round().astype(int)
@@ -91,7 +110,12 @@ def run(
     _write_probes(path, generator, label, size, steps)
     session = {**SESSION, "jobs": jobs, "cell_command": f"python -m bench run --algos {label} --envs {env} --seeds 3"}
     write_json(path / "provenance.json", {"sessions": [session]})
-    flops = {"parameters": 210000 + 1000 * size, "actor_parameters": 70000, "flops_per_update": 9.2e8, "operations_per_update": 420}
+    flops = {
+        "parameters": 210000 + 1000 * size,
+        "actor_parameters": 70000,
+        "flops_per_update": 9.2e8,
+        "operations_per_update": 420,
+    }
     write_json(path / "cost.json", {**flops, "peak_memory_mb": 410.0})
     write_json(path / "progress.json", {"env_step": steps, "steps": steps, "state": "done", "time": 0.0})
     write_json(path / "DONE", {"env_step": steps, "update": steps // repeat, "time": 0.0})
@@ -108,7 +132,10 @@ def unfinish(path: Path, *, state: str, share: float = 0.5, time: float = 0.0) -
         (path / name).write_text("".join(f"{line}\n" for line in lines))
     write_json(path / "progress.json", {**progress, "env_step": reached, "state": state, "time": time})
     if state == "failed":
-        failure = {"error": "critic_loss is nan at update 4000", "traceback": "Traceback …\nFloatingPointError: <nan> & more"}
+        failure = {
+            "error": "critic_loss is nan at update 4000",
+            "traceback": "Traceback …\nFloatingPointError: <nan> & more",
+        }
         write_json(path / "FAILED.json", {**failure, "update": 4000, "env_step": reached, "quantity": "critic_loss"})
 
 
@@ -117,10 +144,24 @@ def timing(path: Path, labels: tuple[str, ...] = ("qsm", "dql", "sac")) -> Path:
     results = []
     for label in labels:
         for chain in (None,) if label in ("sac", "td3") else (5, 10, 20, 50):
-            for name, base, slope in (("actor", 1.6, 0.5 if label == "dql" else 0.0), ("update", 3.5, 0.6), ("act", 0.1, 0.05)):
-                row = {"algo": label, "name": name, "kind": name, "batch": 256, "width": 256, "T": chain, "device": "cpu"}
+            for name, base, slope in (
+                ("actor", 1.6, 0.5 if label == "dql" else 0.0),
+                ("update", 3.5, 0.6),
+                ("act", 0.1, 0.05),
+            ):
+                row = {
+                    "algo": label,
+                    "name": name,
+                    "kind": name,
+                    "batch": 256,
+                    "width": 256,
+                    "T": chain,
+                    "device": "cpu",
+                }
                 ms = base + slope * (chain or 0)
-                results.append({**row, "mode": "eager", "median_ms": ms, "iqr_ms": 0.1 * ms, "rounds": 50, "flops": 1e9})
+                results.append(
+                    {**row, "mode": "eager", "median_ms": ms, "iqr_ms": 0.1 * ms, "rounds": 50, "flops": 1e9}
+                )
     return write_json(path, {"machine": {"cpu": "Example CPU", "cores": 2, "device": "cpu"}, "results": results})
 
 
@@ -159,7 +200,9 @@ def _metrics(generator: np.random.Generator, label: str, times: np.ndarray, repe
     if label == "qsm":
         columns["alignment"] = np.tanh(3 * share) + generator.normal(0, 0.02, len(times))
     rows = [{name: round(float(column[i]), 5) for name, column in columns.items()} for i in range(len(times))]
-    return [{"env_step": int(step), "update": int(step) // repeat, **row} for step, row in zip(times, rows, strict=True)]
+    return [
+        {"env_step": int(step), "update": int(step) // repeat, **row} for step, row in zip(times, rows, strict=True)
+    ]
 
 
 def _clock(generator: np.random.Generator, label: str, times: np.ndarray, repeat: int) -> list[dict]:
@@ -169,9 +212,12 @@ def _clock(generator: np.random.Generator, label: str, times: np.ndarray, repeat
     for step in times.tolist():
         updates = step // repeat
         wall = {name: round(1e-3 * ms * share * updates, 4) for name, share in shares.items()}
-        wall |= {name: round(1e-3 * cost * updates, 4) for name, cost in (("env", 0.6), ("act", 0.5), ("store", 0.03), ("sample", 0.08))}
+        wall |= {
+            name: round(1e-3 * cost * updates, 4)
+            for name, cost in (("env", 0.6), ("act", 0.5), ("store", 0.03), ("sample", 0.08))
+        }
         active = sum(wall.values())
-        wall |= {"eval": 0.2 * active, "checkpoint": 0.01 * active, "log": 0.001 * active}
+        wall |= {"setup": 0.4, "eval": 0.2 * active, "checkpoint": 0.01 * active, "log": 0.001 * active}
         total = {"active": active, "process": 1.1 * active, "total": 1.3 * active, "rss_mb": 400.0}
         rows.append({"env_step": step, "update": updates, "wall": wall, **total, "updates_timed": updates})
     return rows
@@ -181,7 +227,7 @@ def _write_config(path: Path, env: str, label: str, seed: int, *, steps: int, ev
                   rule: dict | None, score: dict | None) -> None:  # fmt: skip
     config = {
         "label": label,
-        "algo": {"name": label, "agent": label, "lr": 3e-4},
+        "algo": {"name": label, "agent": label, "lr": 3e-4} | ({} if label in ("sac", "td3") else {"T": 5}),
         "env": {"id": env, "action_repeat": repeat, "num_envs": 1},
         "seed": seed,
         "steps": steps,
@@ -193,7 +239,7 @@ def _write_config(path: Path, env: str, label: str, seed: int, *, steps: int, ev
         "spec": {
             "id": env, "obs_dim": 5, "act_dim": size, "action_low": [-1.0] * size, "action_high": [1.0] * size, "horizon": 1000,
             "action_repeat": repeat, "discount": 0.99,
-            "score": score or {"name": "return", "direction": "max", "low": 25.0, "high": 1000.0, "source": "range of the task"},
+            "score": score or {"name": "return", "direction": "max", "low": 25.0, "high": 1000.0, "source": "the task"},
         },
     }  # fmt: skip
     (path / "config.yaml").write_text(json.dumps(config, indent=1))  # JSON is YAML
@@ -204,4 +250,6 @@ def _write_probes(path: Path, generator: np.random.Generator, label: str, size: 
     width = np.linspace(0.7, 0.15 if label == "sac" else 0.3, len(recorded))[:, None, None, None]
     modes = generator.choice([-0.5, 0.5], size=(len(recorded), 3, 64, size)) * (label != "sac")
     actions = np.clip(modes + width * generator.normal(size=(len(recorded), 3, 64, size)), -1, 1)
-    np.savez(path / "probes.npz", obs=np.zeros((3, 5), np.float32), env_step=recorded, actions=actions.astype(np.float32))
+    np.savez(
+        path / "probes.npz", obs=np.zeros((3, 5), np.float32), env_step=recorded, actions=actions.astype(np.float32)
+    )

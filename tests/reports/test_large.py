@@ -19,7 +19,9 @@ TASKS = ("acrobot-swingup", "cartpole-swingup", "cheetah-run", "finger-spin", "h
 def test_large_input(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = tmp_path / "large"
     envs = tuple(f"dmc/{task}" for task in TASKS)
-    synthetic.experiment(root, labels=tuple(synthetic.SKILL), envs=envs, seeds=10, steps=1_000_000, evaluations=1000, metric_lines=1000)
+    synthetic.experiment(
+        root, labels=tuple(synthetic.SKILL), envs=envs, seeds=10, steps=1_000_000, evaluations=1000, metric_lines=1000
+    )
     start = time.perf_counter()
     code = f"import reports; reports.write([{str(root)!r}], {str(root / 'report')!r})"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,6 +19,7 @@ from scipy import stats as oracle
 
 import reports
 from reports import html, load, plots, stats, words
+from reports import summary as numbers
 
 Rows = list[dict[str, str]]
 
@@ -90,7 +91,9 @@ def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(study: Path) -> No
         x, y = ([column(rows, env, pair[side], name) for env in envs] for side in ("x", "y"))
         wins = np.mean([oracle.mannwhitneyu(a, b).statistic / (len(a) * len(b)) for a, b in zip(x, y, strict=True)])
         assert pair["improvement"]["value"] == pytest.approx(wins)
-        assert pair["difference"]["value"] == pytest.approx(np.mean([a.mean() - b.mean() for a, b in zip(x, y, strict=True)]))
+        assert pair["difference"]["value"] == pytest.approx(
+            np.mean([a.mean() - b.mean() for a, b in zip(x, y, strict=True)])
+        )
         assert pair["seeds_needed"] == stats.seeds_to_separate(x, y)
 
 
@@ -128,7 +131,9 @@ def test_rows_come_from_the_run_directories(quick: Path) -> None:
     # sac is the fastest: everyone is compared at the active time that its slower seed took
     slowest = min(float(other["active_s"]) for other in rows_of(quick))
     assert float(row["equal_time_s"]) == pytest.approx(slowest)
-    seconds = np.interp([line["env_step"] for line in evals], [line["env_step"] for line in clock], [line["active"] for line in clock])
+    seconds = np.interp(
+        [line["env_step"] for line in evals], [line["env_step"] for line in clock], [line["active"] for line in clock]
+    )
     assert float(row["at_equal_time"]) == pytest.approx(np.interp(slowest, seconds, heights))
 
 
@@ -162,7 +167,9 @@ def test_two_seeds_decide_nothing(quick: Path) -> None:
     assert "there is no interval" in text
 
 
-@pytest.mark.parametrize(("seeds", "says"), [(1, "With 1 seed in a cell **this decides nothing**"), (4, "take this as provisional")])
+@pytest.mark.parametrize(
+    ("seeds", "says"), [(1, "With 1 seed in a cell **this decides nothing**"), (4, "take this as provisional")]
+)
 def test_few_seeds_in_words(tmp_path: Path, undrawn: None, seeds: int, says: str) -> None:
     synthetic.experiment(tmp_path / "few", seeds=seeds, evaluations=5, metric_lines=4)
     _, text = write(tmp_path / "few")
@@ -176,9 +183,25 @@ def test_a_winner_needs_both_intervals(tmp_path: Path, undrawn: None) -> None:
         for seed, value in enumerate(values):
             synthetic.run(root, "dmc/walker-walk", label, seed, returns=np.full((3, 2), float(value)), evaluations=3)
     summary, text = write(root)
-    assert {(pair["x"], pair["y"]): pair["better"] for pair in summary["pairs"]} == {("a", "b"): None, ("a", "c"): "a", ("b", "c"): "b"}
+    assert {(pair["x"], pair["y"]): pair["better"] for pair in summary["pairs"]} == {
+        ("a", "b"): None,
+        ("a", "c"): "a",
+        ("b", "c"): "b",
+    }
     assert "**b** has the best mean final score: 536" in text
     assert "It is better than c. It is **not separated** from a (that would take about" in text
+
+
+def test_better_needs_both_intervals() -> None:
+    def estimate(low: float, high: float) -> stats.Estimate:
+        return stats.Estimate((low + high) / 2, low, high, 5)
+
+    gaps = {"above": estimate(0.5, 2), "around": estimate(-0.5, 2), "below": estimate(-2, -0.5)}
+    wins = {"above": estimate(0.6, 1), "around": estimate(0.4, 0.9), "below": estimate(0, 0.4)}
+    found = {(gap, win): numbers.better(gaps[gap], wins[win], "x", "y") for gap in gaps for win in wins}
+    assert found.pop(("above", "above")) == "x"
+    assert found.pop(("below", "below")) == "y"
+    assert set(found.values()) == {None}
 
 
 def test_what_went_wrong_is_said_and_not_averaged(study: Path) -> None:
@@ -202,10 +225,21 @@ def test_published_sac_is_drawn_only_where_the_task_fits() -> None:
     assert seeds == 3
     assert mean[list(steps).index(100000)] == pytest.approx(835, abs=1)  # 844.8, 825.8, 834.3
     assert plots.reference_means("gym/Hopper-v5") == plots.reference_means("dmc/lqr-swim") == {}
+    assert "tdmpc2_sac" not in plots.reference_means("dmc/cartpole-swingup", 64_000)  # evaluated at 0 and at 100k
     assert set(plots.reference_means("dmc/humanoid-walk")) == {"tdmpc2_sac", "pytorch_sac", "simba_sac"}
 
 
 # Bytes
+
+
+def test_the_cost_of_an_update_comes_from_the_timings_where_they_fit(study: Path, quick: Path) -> None:
+    assert "as measured during these runs" in (quick / "report" / "report.md").read_text()
+    # sac's 3.5 ms; qsm and dql have T = 5 in their configuration: 3.5 + 0.6 * 5
+    text = (study / "report" / "report.md").read_text()
+    assert (
+        "An update costs 3.50 ms with sac, 6.50 ms (qsm, 1.9 times) and 6.50 ms (dql, 1.9 times), as timed on a quiet core"
+        in text
+    )
 
 
 def test_same_input_same_bytes(quick: Path, tmp_path: Path) -> None:
@@ -221,12 +255,26 @@ def test_figures_are_there_as_png_and_svg_and_in_the_markdown(study: Path) -> No
     assert names == {path.stem for path in folder.glob("*.svg")}
     text = (study / "report" / "report.md").read_text()
     assert all(f"](figures/{name}.png)" in text for name in names)
-    kinds = ("curves_", "aggregates", "profiles", "improvement", "phases", "timing_steps", "actions_", "embedding_", "spread_", "training_")
+    kinds = (
+        "curves_",
+        "aggregates",
+        "profiles",
+        "improvement",
+        "phases",
+        "timing_steps",
+        "actions_",
+        "embedding_",
+        "spread_",
+        "training_",
+    )
     assert all(any(name.startswith(kind) for name in names) for kind in kinds)
 
 
 def test_import_is_light() -> None:
-    code = "import reports, sys; print([m for m in ('numpy', 'matplotlib', 'torch', 'algos', 'envs', 'bench') if m in sys.modules])"
+    code = (
+        "import reports, sys; print([m for m in ('numpy', 'matplotlib', 'torch', 'algos', 'envs', 'bench') if m in "
+        "sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -267,8 +315,12 @@ def test_only_unfinished_runs(tmp_path: Path, undrawn: None, state: str) -> None
 
 def test_unlike_runs_are_refused_or_marked(tmp_path: Path, undrawn: None) -> None:
     one = synthetic.experiment(tmp_path / "one", labels=("qsm", "dql"), seeds=3)
-    two = synthetic.experiment(tmp_path / "two", labels=("sac",), seeds=3, rule={"episodes": 5, "action": "sample", "candidates": 8})
-    with pytest.raises(reports.ReportError, match=r"different evaluation rules.*10 episodes, action own.*best of 8.*--allow-mixed") as error:
+    two = synthetic.experiment(
+        tmp_path / "two", labels=("sac",), seeds=3, rule={"episodes": 5, "action": "sample", "candidates": 8}
+    )
+    with pytest.raises(
+        reports.ReportError, match=r"different evaluation rules.*10 episodes, action own.*best of 8.*--allow-mixed"
+    ) as error:
         write(one, two)
     assert "\n" not in str(error.value)
     summary, text = write(one, two, allow_mixed=True)
@@ -324,7 +376,13 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
 
 def test_damaged_files_never_raise(tmp_path: Path, undrawn: None) -> None:
     root = synthetic.experiment(tmp_path / "damaged", labels=("qsm",), seeds=9)
-    damage = {"evals.jsonl": "", "clock.jsonl": "nonsense\n", "provenance.json": "{", "cost.json": "[]", "probes.npz": "PK"}
+    damage = {
+        "evals.jsonl": "",
+        "clock.jsonl": "nonsense\n",
+        "provenance.json": "{",
+        "cost.json": "[]",
+        "probes.npz": "PK",
+    }
     for seed, (name, content) in enumerate(damage.items()):
         (synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", seed) / name).write_text(content)
     (synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", 5) / "config.yaml").write_text("label: [")
@@ -332,11 +390,19 @@ def test_damaged_files_never_raise(tmp_path: Path, undrawn: None) -> None:
         (synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", 6) / name).unlink()
     evals = synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", 7) / "evals.jsonl"
     evals.write_text(evals.read_text().replace('"returns": [', '"returns": [NaN, ', 1))
+    with (synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", 8) / "clock.jsonl").open("a") as clock:
+        clock.write('{"env_step": 64001}\n')
     synthetic.write_json(root / "timing.json", {"machine": {}, "results": [{"name": "actor", "algo": "qsm"}]})
     summary, text = write(root)
     assert summary["states"] == {"done": 8, "missing": 1}
     assert summary["cells"][0]["n"] == 6
-    for said in ("no evaluation", "an evaluation is not finite", "config.yaml is not readable YAML", "provenance.json is unreadable"):
+    assert float(rows_of(root)[8]["active_s"]) > 0
+    for said in (
+        "no evaluation",
+        "an evaluation is not finite",
+        "config.yaml is not readable YAML",
+        "provenance.json is unreadable",
+    ):
         assert said in text
 
 

@@ -92,6 +92,18 @@ def test_profile_area_and_first_reach_by_hand() -> None:
     assert stats.first_reach(steps, values, 9.5) == float("inf")
 
 
+def test_bootstrap_against_all_resamples() -> None:
+    """Five seeds have 3,125 resamples: the exact distribution of each statistic, residuals scaled, percentiles expanded."""
+    x = np.array([0.1, 0.25, 0.3, 0.55, 0.9])
+    every = np.array(list(itertools.product(x, repeat=5)))
+    scaled = x.mean() + (every - x.mean()) * np.sqrt(5 / 4)
+    tail = oracle.norm.cdf(oracle.t.ppf(0.1, 4))
+    found = stats.aggregate([x], resamples=30_000, level=0.8)
+    for name, values in (("iqm", oracle.trim_mean(scaled, 0.25, axis=1)), ("mean", scaled.mean(1))):
+        low, high = np.quantile(values, [tail, 1 - tail])
+        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=0.01)
+
+
 def test_iqm_curve_matches_the_aggregate_at_each_point() -> None:
     curves = [RNG.normal(size=(5, 3)) + k for k in range(2)]
     value, low, high = stats.iqm_curve(curves, resamples=5000)
@@ -108,7 +120,12 @@ def test_nothing_depends_on_the_order_of_seeds() -> None:
 
     def everything(order: tuple[int, ...]) -> list:
         a, b = list(x[:, order]), list(y[:, order])
-        parts = [*stats.aggregate(a).values(), stats.improvement(a, b), stats.difference(a, b), stats.mean_estimate(a[0])]
+        parts = [
+            *stats.aggregate(a).values(),
+            stats.improvement(a, b),
+            stats.difference(a, b),
+            stats.mean_estimate(a[0]),
+        ]
         bands = [*stats.profile(a, tau), *stats.iqm_curve([curves[list(order)]])]
         return [*((part.value, part.low, part.high) for part in parts), *(band.tolist() for band in bands)]
 
