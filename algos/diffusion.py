@@ -171,3 +171,12 @@ class DiffusionConfig(ReplayConfig):
 def log_density(draw: Tensor, mean: Tensor, sigma: float) -> Tensor:
     """log N(draw; mean, sigma^2 I) [B], summed over action dimensions."""
     return -0.5 * (((draw - mean) / sigma) ** 2).sum(-1) - draw.shape[-1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+
+
+def overshoot(draw: Tensor) -> Tensor:
+    """Squared distance [B] of a chain's last draw [B, A] from the box [-1, 1]^A.
+
+    The clip of the action has no gradient outside the box, so a policy whose every draw lies outside would never come
+    back, wherever the critic's optimum is. A small weight on this restores a gradient there and changes nothing inside.
+    """
+    return (draw - draw.clamp(-1, 1)).square().sum(dim=-1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from algos.agent import Adam, Agent, Batch, Phase, cosine_decay, integers, normal, polyak, require, uniform
-from algos.diffusion import DiffusionConfig
+from algos.diffusion import DiffusionConfig, overshoot
 from algos.networks import TwinCritic
 
 
@@ -25,6 +25,7 @@ class Config(DiffusionConfig):
     ema: float = 0.995  # decay of the averaged actor, which acts in the target (official 0.995)
     ema_every: int = 1  # updates between two averagings (official 5)
     ema_start: int = 0  # first update that averages (official 1000)
+    bound_penalty: float = 1.0  # weight of the squared overshoot of the chain's last draw beyond [-1, 1] (ours); 0: official
     max_q_actions: int = 1  # actions per next state, the largest target value is used (official 10 on antmaze); 1: off
     candidates: int = 1  # actions drawn when acting, one picked by softmax of Q (official 50); 1: off
     actor_decay_updates: int = 0  # cosine decay of the actor's learning rate to 0; 0: constant
@@ -33,6 +34,7 @@ class Config(DiffusionConfig):
         super().__post_init__()
         require(self.bc >= 0, "bc", self.bc, "0 or more")
         require(self.eta >= 0, "eta", self.eta, "0 or more")
+        require(self.bound_penalty >= 0, "bound_penalty", self.bound_penalty, "0 (off) or more")
         require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)")
         for name in ("ema_every", "max_q_actions", "candidates"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
@@ -93,9 +95,15 @@ class DiffusionQL(Agent):
         noised, _ = self.chain.noised(batch.action, noise["bc_eps"], noise["bc_t"])
         return F.mse_loss(self.predictor(batch.obs, noised, noise["bc_t"]), noise["bc_eps"])
 
-    def q_loss(self, batch: Batch, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def last_draw(self, batch: Batch, noise: Mapping[str, Tensor]) -> Tensor:
+        """The end of a chain before its clip, with the gradient of the whole chain."""
+        for _t, _x, _mean, draw in self.chain.walk(self.predictor, batch.obs, noise):
+            pass
+        return draw
+
+    def q_loss(self, batch: Batch, noise: Mapping[str, Tensor], draw: Tensor) -> tuple[Tensor, Tensor]:
         """-mean Q_i(s, a) / mean |Q_j(s, a)| with a coin for i, j the other critic, a through the chain (paper, eq. 3)."""
-        action = self.chain.sample(self.predictor, batch.obs, noise)
+        action = draw.clamp(-1, 1)
         first = noise["coin"] > 0.5
         member = (~first).long()  # a device tensor: the coin costs neither a host sync nor a second backward pass
         with torch.no_grad():
@@ -111,12 +119,15 @@ class DiffusionQL(Agent):
 
     def actor(self, batch, noise):
         c = self.config
-        q_loss, actions = self.q_loss(batch, noise)
+        draw = self.last_draw(batch, noise)
+        q_loss, actions = self.q_loss(batch, noise, draw)
         loss, info = c.eta * q_loss, {"q_loss": q_loss.detach(), "actions": actions.detach()}
+        if c.bound_penalty:
+            loss = loss + c.bound_penalty * overshoot(draw).mean()
         if c.bc:
             bc_loss = self.bc_loss(batch, noise)
             loss, info["bc_loss"] = loss + c.bc * bc_loss, bc_loss.detach()
-        self.actor_optimizer.set_lr(cosine_decay(c.actor_lr, self.updates, c.actor_decay_updates))
+        self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.actor_decay_updates)
         self.actor_optimizer.minimise(loss)
         return info | {"actor_loss": loss.detach()}
 

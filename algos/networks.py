@@ -5,6 +5,7 @@ Weights are stored (in, out), the transpose of `torch.nn.Linear`.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -13,53 +14,174 @@ from torch import Tensor, nn
 LOG_STD_RANGE = (-20.0, 2.0)
 
 
-class Mish(torch.autograd.Function):
-    """mish(x) = x tanh(softplus(x)) (Misra 2020), written with s = sigmoid(-x): tanh(softplus(x)) = (1-s^2)/(1+s^2).
+# An activation here is a pair: forward(pre) -> (value, what the backward pass needs besides it), which may overwrite pre;
+# backward(grad, value, kept) -> gradient in pre, which may overwrite grad.
+
+
+def relu_forward(pre: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return pre.relu_(), ()
+
+
+def relu_backward(grad: Tensor, value: Tensor, kept) -> Tensor:
+    return torch.ops.aten.threshold_backward(grad, value, 0)
+
+
+def tanh_forward(pre: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    return pre.tanh_(), ()
+
+
+def tanh_backward(grad: Tensor, value: Tensor, kept) -> Tensor:
+    return torch.ops.aten.tanh_backward(grad, value)
+
+
+def mish_forward(pre: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """mish(x) = x tanh(softplus(x)) (Misra 2020), as x (2/q - 1) with q = 1 + s^2 and s = sigmoid(-x).
 
     Exact and stable for every x, and several times cheaper on CPU than the library's kernel, which takes an exponential,
     a logarithm and a hyperbolic tangent of every entry.
     """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        s = torch.sigmoid(-x)
-        square = s * s
-        gate = (1 - square).div_(1 + square)
-        ctx.save_for_backward(x, s, gate)
-        return x * gate
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
-        x, s, gate = ctx.saved_tensors
-        # d/dx = gate + x (1 - gate^2) sigmoid(x)
-        slope = (gate * gate).sub_(1).mul_(x).mul_(s - 1).add_(gate)
-        return slope.mul_(grad)
+    minus = -pre
+    q = torch.sigmoid(minus).square_().add_(1)
+    return minus.addcdiv_(pre, q, value=2), (pre, q)
 
 
-def mish(x: Tensor) -> Tensor:
-    return Mish.apply(x)
+def mish_backward(grad: Tensor, value: Tensor, kept) -> Tensor:
+    """d/dx x g = g + x (1 - g^2) sigmoid(x) with g = 2/q - 1, 1 - g^2 = 4 (q-1)/q^2 and sigmoid(x) = 1 - sqrt(q-1)."""
+    x, q = kept
+    r, square = q.reciprocal(), q - 1
+    slope = square.sqrt().sub_(1).mul_(square).mul_(x).mul_(r).mul_(r)
+    return torch.add(r, slope, alpha=-2).mul_(2).sub_(1).mul_(grad)
 
 
-ACTIVATIONS = {"relu": torch.relu, "mish": mish, "tanh": torch.tanh}
+ACTIVATIONS = {
+    "relu": (relu_forward, relu_backward),
+    "mish": (mish_forward, mish_backward),
+    "tanh": (tanh_forward, tanh_backward),
+}
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x @ weight + bias for x [B, in] or [E, B, in] and weight [in, out] or [E, in, out]; bias [(E,) 1, out]."""
+    """x @ weight + bias for x [B, in] or [E, B, in], weight [(E,) in, out], bias [(E,) 1 or B, out]."""
     if weight.dim() == 2:
         return torch.addmm(bias, x, weight)
+    if weight.shape[-1] == 1 and x.dim() == 3:  # E matrix-vector products: the library's batched product is 5 times slower
+        return (x * weight.mT).sum(-1, keepdim=True).add_(bias)
     return torch.baddbmm(bias, x if x.dim() == 3 else x.expand(weight.shape[0], -1, -1), weight)
 
 
-def init_weight(shape: tuple[int, ...], rule: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def weight_grad(x: Tensor, grad: Tensor) -> Tensor:
+    """Gradient [(E,) in, out] of a weight, laid out in memory like the weight (transposed)."""
+    if grad.dim() == 2:
+        return torch.mm(grad.mT, x).mT
+    return torch.bmm(grad.mT, x if x.dim() == 3 else x.expand(grad.shape[0], -1, -1)).mT
+
+
+def input_grad(grad: Tensor, weight: Tensor, shared: bool) -> Tensor:
+    """Gradient in the input; summed over the ensemble if its members shared one input [B, in]."""
+    if weight.dim() == 2:
+        return grad @ weight.mT
+    out = grad * weight.mT if weight.shape[-1] == 1 else torch.bmm(grad, weight.mT)
+    return out.sum(0) if shared else out
+
+
+def bias_grad(grad: Tensor, bias: Tensor) -> Tensor:
+    return grad.sum(-2, keepdim=True) if bias.shape[-2] == 1 else grad
+
+
+class Layers(torch.autograd.Function):
+    """A whole multi-layer perceptron with a hand-written backward pass.
+
+    First layer: sum_i x_i @ W_i + b, so that a part that many calls share can be handed in as the bias ([B, H] instead
+    of [1, H]); then layers of activation and product. Compared with recording each operation this halves the number of
+    operations, writes activations in place, and takes each skinny product in the order in which the library is fast.
+    """
+
+    @staticmethod
+    def forward(ctx, activation: str, inputs: int, *tensors: Tensor) -> Tensor:
+        """tensors: x_1..x_inputs, then all weights (the first layer has one for each input), then one bias per layer."""
+        xs, weights, biases = unpack(tensors, inputs)
+        act = ACTIVATIONS[activation][0]
+        saved: list[Tensor] = []
+        value = first_layer(xs, weights, biases)
+        for weight, bias in zip(weights[inputs:], biases[1:], strict=True):
+            value, kept = act(value)
+            saved += [value, *kept]
+            value = affine(value, weight, bias)
+        ctx.activation, ctx.inputs = activation, inputs
+        ctx.save_for_backward(*tensors, *saved)
+        ctx.own = len(tensors)
+        return value
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        own, saved = ctx.saved_tensors[: ctx.own], ctx.saved_tensors[ctx.own :]
+        xs, weights, biases = unpack(own, ctx.inputs)
+        n, layers = ctx.inputs, len(biases)
+        need = ctx.needs_input_grad[2:]
+        need_x, need_w, need_b = need[:n], need[n : n + len(weights)], need[n + len(weights) :]
+        grads_w: list[Tensor | None] = [None] * len(weights)
+        grads_b: list[Tensor | None] = [None] * layers
+        step = len(saved) // max(layers - 1, 1)
+        act = ACTIVATIONS[ctx.activation][1]
+        for layer in range(layers - 1, 0, -1):
+            value, *kept = saved[(layer - 1) * step : layer * step]
+            at = n + layer - 1
+            if need_w[at]:
+                grads_w[at] = weight_grad(value, grad)
+            if need_b[layer]:
+                grads_b[layer] = bias_grad(grad, biases[layer])
+            grad = act(input_grad(grad, weights[at], shared=False), value, kept)
+        for i in range(n):
+            if need_w[i]:
+                grads_w[i] = weight_grad(xs[i], grad)
+        if need_b[0]:
+            grads_b[0] = bias_grad(grad, biases[0])
+        grads_x = [
+            input_grad(grad, w, shared=x.dim() < grad.dim()) if needed else None
+            for x, w, needed in zip(xs, weights[:n], need_x, strict=True)
+        ]
+        return None, None, *grads_x, *grads_w, *grads_b
+
+
+def unpack(tensors: tuple[Tensor, ...], inputs: int) -> tuple[tuple[Tensor, ...], ...]:
+    """inputs + (inputs + L - 1) weights + L biases."""
+    layers = (len(tensors) - 2 * inputs + 1) // 2
+    first_bias = len(tensors) - layers
+    return tensors[:inputs], tensors[inputs:first_bias], tensors[first_bias:]
+
+
+def first_layer(xs, weights, biases) -> Tensor:
+    value = biases[0]
+    for x, weight in zip(xs, weights, strict=False):
+        value = affine(x, weight, value)
+    return value
+
+
+def run_layers(activation: str, xs, weights, biases) -> Tensor:
+    """The perceptron's output: recorded for a backward pass where gradients are enabled, else without keeping anything.
+
+    xs: the first layer's inputs; weights: one for each of them, then one a layer; biases: one a layer.
+    """
+    if torch.is_grad_enabled():
+        return Layers.apply(activation, len(xs), *xs, *weights, *biases)
+    value, act = first_layer(xs, weights, biases), ACTIVATIONS[activation][0]
+    for weight, bias in zip(weights[len(xs) :], biases[1:], strict=True):
+        value = affine(act(value)[0], weight, bias)
+    return value
+
+
+def init_layer(shape: tuple[int, ...], rule: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A weight [(E,) in, out] and its bias [(E,) 1, out].
 
     rule `xavier`: Xavier-uniform weight, zero bias (the official QSM). rule `torch`: both uniform in +-1/sqrt(in), the
-    default of `torch.nn.Linear` (Diffusion-QL, Stable-Baselines3).
+    default of `torch.nn.Linear` (Diffusion-QL, Stable-Baselines3). In memory a weight lies transposed, as (out, in):
+    products with the few columns of an output layer are then four times faster, forwards and backwards.
     """
     fan_in, fan_out = shape[-2:]
     bound = math.sqrt(6 / (fan_in + fan_out)) if rule == "xavier" else 1 / math.sqrt(fan_in)
-    weight = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    weight = torch.empty(*shape[:-2], fan_out, fan_in).mT
+    weight.copy_(torch.empty(shape).uniform_(-bound, bound, generator=generator))
     bias = torch.zeros(*shape[:-2], 1, fan_out)
     if rule == "torch":
         bias.uniform_(-bound, bound, generator=generator)
@@ -67,52 +189,59 @@ def init_weight(shape: tuple[int, ...], rule: str, generator: torch.Generator) -
 
 
 class MLP(nn.Module):
-    """Hidden layers with one activation and a linear output layer.
+    """Hidden layers with one activation and a linear output layer, over one or several inputs side by side.
 
-    sizes: widths from input to output. ensemble: number of independent copies along a leading axis, or None.
+    widths: of the hidden layers and the output. parts: widths of the inputs; their concatenation is what the first layer
+    sees, but each has its own weight, so that nothing need be concatenated and a part can be left out of a gradient.
+    ensemble: number of independent copies along a leading axis, or None.
     """
 
-    def __init__(self, sizes, activation: str, generator, ensemble: int | None = None, init: str = "xavier"):
+    def __init__(self, parts, widths, activation: str, generator, ensemble: int | None = None, init: str = "xavier"):
         super().__init__()
         lead = () if ensemble is None else (ensemble,)
-        pairs = [init_weight((*lead, i, o), init, generator) for i, o in zip(sizes[:-1], sizes[1:], strict=True)]
-        self.weights = nn.ParameterList([w for w, _ in pairs])
-        self.biases = nn.ParameterList([b for _, b in pairs])
-        self.activation = ACTIVATIONS[activation]
+        first, bias = init_layer((*lead, sum(parts), widths[0]), init, generator)
+        rest = [init_layer((*lead, i, o), init, generator) for i, o in itertools.pairwise(widths)]
+        # clone() keeps the transposed layout
+        first_parts = [part.mT.clone(memory_format=torch.contiguous_format).mT for part in first.split(list(parts), dim=-2)]
+        self.weights = nn.ParameterList(first_parts + [w for w, _ in rest])
+        self.biases = nn.ParameterList([bias] + [b for _, b in rest])
+        self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x, list(self.weights), list(self.biases))
+    def forward(self, *xs: Tensor) -> Tensor:
+        return self.layers(xs, list(self.weights), list(self.biases))
 
-    def layers(self, x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            x = self.activation(affine(x, weight, bias))
-        return affine(x, weights[-1], biases[-1])
+    def layers(self, xs, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        return run_layers(self.activation, xs, weights, biases)
 
 
 class TwinCritic(MLP):
-    """Two action-value functions Q_1, Q_2 (obs, action) -> [2, B], as one batched network over concat[obs, action]."""
+    """Two action-value functions Q_1, Q_2 (obs, action) -> [2, B], as one batched network over (obs, action)."""
 
     def __init__(self, obs_dim: int, act_dim: int, hidden, activation: str, generator, init: str = "xavier"):
-        super().__init__([obs_dim + act_dim, *hidden, 1], activation, generator, ensemble=2, init=init)
+        super().__init__([obs_dim, act_dim], [*hidden, 1], activation, generator, ensemble=2, init=init)
 
     def forward(self, obs: Tensor, action: Tensor) -> Tensor:
-        return super().forward(torch.cat([obs, action], dim=-1)).squeeze(-1)
+        return super().forward(obs, action).squeeze(-1)
+
+    def frozen(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The same values, through which a gradient reaches the action alone: what an actor's loss needs."""
+        weights, biases = [w.detach() for w in self.weights], [b.detach() for b in self.biases]
+        return self.layers((obs, action), weights, biases).squeeze(-1)
 
     def one(self, member: Tensor | int, obs: Tensor, action: Tensor) -> Tensor:
-        """The value [B] of one of the two, at the cost of one. `member` may be a device tensor [1]: no host sync."""
-        x = torch.cat([obs, action], dim=-1)
+        """The value [B] of one of the two, frozen, at the cost of one. `member` may be a device tensor [1]: no sync."""
         if isinstance(member, int):
-            weights, biases = [w[member] for w in self.weights], [b[member] for b in self.biases]
-        else:
-            weights = [w.index_select(0, member).squeeze(0) for w in self.weights]
-            biases = [b.index_select(0, member).squeeze(0) for b in self.biases]
-        return self.layers(x, weights, biases).squeeze(-1)
+            weights, biases = ([p.detach()[member] for p in group] for group in (self.weights, self.biases))
+        else:  # picked along the memory, so that the transposed layout stays
+            weights = [w.detach().mT.index_select(0, member).squeeze(0).mT for w in self.weights]
+            biases = [b.detach().index_select(0, member).squeeze(0) for b in self.biases]
+        return self.layers((obs, action), weights, biases).squeeze(-1)
 
     def action_gradient(self, obs: Tensor, action: Tensor, reduce: str) -> Tensor:
         """Gradient in the action [B, A] of the mean, or of the smaller, of the two values; detached."""
         with torch.enable_grad():
             action = action.detach().requires_grad_()
-            q = self(obs, action)
+            q = self.frozen(obs, action)
             total = q.mean(dim=0).sum() if reduce == "mean" else q.amin(dim=0).sum()
             return torch.autograd.grad(total, action)[0]
 
@@ -161,25 +290,22 @@ class NoisePredictor(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.time = TIME_EMBEDDINGS[time](time_features, generator)
-        self.time_mlp = MLP([time_features, *time_hidden], activation, generator, init=init)
-        self.body = MLP([act_dim + obs_dim + time_hidden[-1], *hidden, act_dim], activation, generator, init=init)
-        self.rows = [act_dim, obs_dim, time_hidden[-1]]  # of the first weight, in the order of the concatenation
+        self.time_mlp = MLP([time_features], time_hidden, activation, generator, init=init)
+        self.body = MLP([act_dim, obs_dim, time_hidden[-1]], [*hidden, act_dim], activation, generator, init=init)
         self.register_buffer("times", torch.arange(steps, dtype=torch.float32))
 
     def state_part(self, obs: Tensor) -> Tensor:
         """The first layer's share from the observation [B, H]."""
-        return obs @ self.body.weights[0].split(self.rows)[1]
+        return obs @ self.body.weights[1]
 
     def time_part(self) -> Tensor:
         """The first layer's share from each of the T times, bias included [T, H]."""
-        weight = self.body.weights[0].split(self.rows)[2]
-        return affine(self.time_mlp(self.time(self.times)), weight, self.body.biases[0])
+        return torch.addmm(self.body.biases[0], self.time_mlp(self.time(self.times)), self.body.weights[2])
 
     def predict(self, x: Tensor, shared: Tensor) -> Tensor:
         """eps [B, A] for x [B, A] and the first layer's shared part [B, H] (state plus time)."""
-        weight = self.body.weights[0].split(self.rows)[0]
-        first = self.body.activation(torch.addmm(shared, x, weight))
-        return self.body.layers(first, list(self.body.weights[1:]), list(self.body.biases[1:]))
+        weights, biases = list(self.body.weights), list(self.body.biases)
+        return self.body.layers((x,), [weights[0], *weights[3:]], [shared, *biases[1:]])
 
     def forward(self, obs: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """obs [B, S], x [B, A], t [B] integers in {0, ..., T-1}."""
@@ -191,7 +317,7 @@ class GaussianPolicy(nn.Module):
 
     def __init__(self, obs_dim: int, act_dim: int, hidden, activation: str, generator, init: str = "xavier"):
         super().__init__()
-        self.body = MLP([obs_dim, *hidden, 2 * act_dim], activation, generator, init=init)
+        self.body = MLP([obs_dim], [*hidden, 2 * act_dim], activation, generator, init=init)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.body(obs).chunk(2, dim=-1)
@@ -202,7 +328,7 @@ class DeterministicPolicy(MLP):
     """mu(obs) [N, A] in [-1, 1] by a tanh."""
 
     def __init__(self, obs_dim: int, act_dim: int, hidden, activation: str, generator, init: str = "xavier"):
-        super().__init__([obs_dim, *hidden, act_dim], activation, generator, init=init)
+        super().__init__([obs_dim], [*hidden, act_dim], activation, generator, init=init)
 
     def forward(self, obs: Tensor) -> Tensor:
         return torch.tanh(super().forward(obs))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from algos.agent import Adam, Agent, Batch, Phase, normal, polyak, require, require_choice
-from algos.diffusion import DiffusionConfig, log_density
+from algos.diffusion import DiffusionConfig, log_density, overshoot
 from algos.networks import TwinCritic
 
 
@@ -31,6 +31,7 @@ class Config(DiffusionConfig):
     chains: int = 4  # chains drawn per state
     baseline: bool = True  # subtract the mean Q of the state's other chains (unbiased); false: Q itself, as eq. 9
     critic_reduce: str = "min"  # of the two critics: min | mean
+    bound_penalty: float = 1.0  # weight of the last draw's squared overshoot beyond [-1, 1], taken off its Q (ours); 0: eq. 9
     epochs: int = 1  # actor steps per batch of chains (DDPO, DPPO: several, with ppo_clip)
     ppo_clip: float = 0.0  # clip of the per-step density ratio (DDPO 1e-4, DPPO 0.01-0.1); 0: no clip
     denoising_discount: float = 1.0  # weight^t of step t: earlier (noisier) steps count less (DPPO 0.99); 1: eq. 9
@@ -40,6 +41,7 @@ class Config(DiffusionConfig):
         require(self.sigma_min > 0, "sigma_min", self.sigma_min, "a positive floor (without noise there is no density)")
         require(self.chains >= (2 if self.baseline else 1), "chains", self.chains, "1 or more, 2 or more with a baseline")
         require_choice("critic_reduce", self.critic_reduce, ("mean", "min"))
+        require(self.bound_penalty >= 0, "bound_penalty", self.bound_penalty, "0 (off) or more")
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         require(self.epochs == 1 or self.ppo_clip > 0, "epochs", self.epochs, "1 unless ppo_clip is positive")
         require(self.ppo_clip >= 0, "ppo_clip", self.ppo_clip, "0 (off) or more")
@@ -116,14 +118,15 @@ class DiffusionPG(Agent):
         return torch.stack([log_density(draw, mean, self.chain.sigma(t)) for draw, mean, t in densities])
 
     @torch.no_grad()
-    def advantage(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Q(s, a^0) [n], less the mean over the state's other chains if a baseline is asked for; and Q itself."""
-        q = self.critics(obs, action)
+    def advantage(self, obs: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
+        """Q(s, clip(a^0)) less the penalty on what a^0 = draw [n, A] overshoots, and less the mean of that over the state's
+        other chains if a baseline is asked for [n]; and Q itself."""
+        q = self.critics(obs, draw.clamp(-1, 1))
         q = q.amin(dim=0) if self.config.critic_reduce == "min" else q.mean(dim=0)
-        m = self.config.chains
+        gain, m = q - self.config.bound_penalty * overshoot(draw), self.config.chains
         if not self.config.baseline:
-            return q, q
-        per_state = q.view(-1, m)
+            return gain, q
+        per_state = gain.view(-1, m)
         return ((per_state - per_state.mean(dim=1, keepdim=True)) * (m / (m - 1))).flatten(), q
 
     def actor_loss(self, log_prob: Tensor, old: Tensor | None, advantage: Tensor) -> Tensor:
@@ -150,7 +153,7 @@ class DiffusionPG(Agent):
         c = self.config
         obs = batch.obs.repeat_interleave(c.chains, dim=0)
         chains = self.sample_chains(obs, noise)
-        advantage, q = self.advantage(obs, chains.action)
+        advantage, q = self.advantage(obs, chains.draw[-1])
         old = chains.log_prob.detach() if c.ppo_clip else None
         loss = first = self.actor_loss(chains.log_prob, old, advantage)
         self.actor_optimizer.minimise(loss)

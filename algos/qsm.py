@@ -106,7 +106,7 @@ class QSM(Agent):
     def actor(self, batch, noise):
         target, noised, gradient = self.score_target(batch, noise)
         loss, eps = self.actor_loss(batch, noise, noised, target)
-        self.actor_optimizer.set_lr(cosine_decay(self.config.actor_lr, self.updates, self.config.actor_decay_updates))
+        self.actor_optimizer.lr = cosine_decay(self.config.actor_lr, self.updates, self.config.actor_decay_updates)
         self.actor_optimizer.minimise(loss)
         return {"actor_loss": loss.detach(), "eps": eps.detach(), "action_gradient": gradient}
 

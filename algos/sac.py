@@ -86,7 +86,7 @@ class SAC(Agent):
 
     def actor_loss(self, batch: Batch, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         action, log_prob = tanh_gaussian(*self.policy(batch.obs), noise["eps"])
-        q = self.critics(batch.obs, action)
+        q = self.critics.frozen(batch.obs, action)
         q = q.amin(dim=0) if self.config.critic_reduce == "min" else q.mean(dim=0)
         return (self.temperature.log_alpha.detach().exp() * log_prob - q).mean(), action, log_prob
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import math
 import re
 import types
 import typing
@@ -21,7 +22,7 @@ import envs
 from algos import nearest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"  # package data, found from here and never from the cwd
-OPERATION = ("checkpoint_every", "logger", "keep_replay", "threads")  # may differ between two sessions of one run
+OPERATION = ("checkpoint_every", "keep_replay", "threads")  # may differ between two sessions of one run
 AUTO = ("warmup", "eval_every", "log_every")  # derived from `steps` where the user gives none; a continued run keeps its own
 
 
@@ -70,8 +71,6 @@ class RunConfig:
     device: str = "cpu"  # cpu | cuda
     threads: int = 1  # compute threads of a run's process
     matmul: str = "auto"  # auto: the fast path where a probe shows it is exact to 1e-5 | highest: always plain fp32
-    speed: str = "eager"  # how phases are run: eager | compile | cudagraph
-    logger: str = "none"  # mirror of the JSONL files: none | tensorboard | wandb
     keep_replay: bool = False  # keep the replay pieces of a finished run
 
     def __post_init__(self) -> None:
@@ -103,8 +102,6 @@ class RunConfig:
 CHOICES = {
     "device": ("cpu", "cuda"),
     "matmul": ("auto", "highest"),
-    "speed": ("eager", "compile", "cudagraph"),
-    "logger": ("none", "tensorboard", "wandb"),
 }
 
 
@@ -136,16 +133,17 @@ def convert(hint: Any, value: Any, name: str) -> Any:
         if value is None and type(None) in args:
             return None
         return convert(next(a for a in args if a is not type(None)), value, name)
-    if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else typed(hint, value, f"{name}.")
+    if dataclasses.is_dataclass(hint) and isinstance(value, hint | dict):
+        return typed(hint, value, f"{name}.") if isinstance(value, dict) else value
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
         return tuple(convert(kind, v, name) for kind, v in zip(kinds, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        check(math.isfinite(value), name, value, "a finite number")
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    wanted = "a list" if origin is tuple else getattr(hint, "__name__", str(hint))
+    wanted = {tuple: "a list"}.get(origin) or (f"{name}.key" if dataclasses.is_dataclass(hint) else hint.__name__)
     raise UsageError(f"{name}={value!r} has the wrong type: {wanted} is wanted")
 
 
@@ -229,7 +227,10 @@ def algo_values(name: str, preset: str = "quick", family: str = "dmc") -> dict[s
     if ":" not in name:
         values = composed(preset, name, family)["algo"]
     else:
-        values = {"agent": name} | dataclasses.asdict(algos.agent_class(name).Config())
+        cls = algos.agent_class(name)
+        if not dataclasses.is_dataclass(getattr(cls, "Config", None)):
+            raise UsageError(f"plug-in {name!r} is no agent: it derives from algos.agent.Agent and has a Config dataclass")
+        values = {"agent": name} | dataclasses.asdict(cls.Config())
     return {"name": name} | values
 
 

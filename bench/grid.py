@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import envs
+from algos import agent_class
 from bench.config import (
     RunConfig,
     UsageError,
@@ -127,11 +128,21 @@ def plan(
         run_config(preset, v.label, v.algo, dict(v.settings), env_id, seed, parsed)
         for env_id in ids for v in variants for seed in seed_list
     ]  # fmt: skip
-    for config in {c.env["id"]: c for c in configs}.values():
-        envs.check(config.env["id"], {k: v for k, v in config.env.items() if k not in ("id", "num_envs")})
+    refuse_unbounded(configs)
     by_label = {v.label: v for v in variants}
     cells = [Cell(c, cell_command(preset, by_label[c.label], c, overrides)) for c in configs]
     return cells, default_name(preset, configs[0])
+
+
+def refuse_unbounded(configs: list[RunConfig]) -> None:
+    """Check each environment with its settings; refuse agents that declare bounded actions where there are no bounds."""
+    checked: dict[str, bool] = {}
+    for config in configs:
+        env_id, settings = config.env["id"], {k: v for k, v in config.env.items() if k not in ("id", "num_envs")}
+        if env_id not in checked:
+            checked[env_id] = envs.check(env_id, settings)
+        if agent_class(config.algo["agent"]).bounded_actions and not checked[env_id]:
+            raise UsageError(f"{env_id} has unbounded actions, and {config.label} declares actions in [-1, 1]")
 
 
 def available_keys(preset: str, algo: str, family: str) -> dict[str, Any]:

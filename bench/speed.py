@@ -1,4 +1,4 @@
-"""How the phases of an update are run: plain, compiled, or replayed as CUDA graphs; and the matrix-product precision."""
+"""The precision of matrix products: the fast path where it is exact enough, probed on the machine at hand."""
 
 from __future__ import annotations
 

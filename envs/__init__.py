@@ -1,7 +1,7 @@
 """Environments: `make(id, seed)` gives a vector environment and its EnvSpec.
 
 An id is `<family>/<name>`. A family is one module and one line in FAMILIES; it holds `Config` (the settings, a frozen
-dataclass), `names()`, `check(name, config)` and `build(name, config, num_envs) -> (copies, EnvSpec)`, where a copy is a
+dataclass), `names()`, `check(name, config) -> bool` and `build(name, config, num_envs) -> (copies, EnvSpec)`, where a copy is a
 `vector.Copy`. Importing this package imports no physics engine.
 """
 
@@ -45,13 +45,14 @@ def make(id: str, seed: int | Sequence[int], num_envs: int = 1, **settings: Any)
     return VectorEnv(copies, spec.obs_dim, spec.act_dim, spec.action_repeat, seed), spec
 
 
-def check(id: str, settings: dict[str, Any] | None = None) -> None:
+def check(id: str, settings: dict[str, Any] | None = None) -> bool:
     """Raises ValueError, in one line, for an unknown id or setting or an environment that cannot be used here.
 
-    Builds no physics, except for a gymnasium environment, whose spaces are not known before.
+    Returns whether the actions are bounded. Builds no physics, except for a gymnasium environment, whose spaces are not
+    known before.
     """
     family, name, config = _resolve(id, settings or {})
-    family.check(name, config)
+    return family.check(name, config)
 
 
 def names(family: str | None = None) -> list[str]:

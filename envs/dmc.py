@@ -33,8 +33,9 @@ def names() -> list[str]:
     return [f"{domain}-{task}" for domain, task in _suite().ALL_TASKS if domain not in EXCLUDED_DOMAINS]
 
 
-def check(name: str, config: Config) -> None:
-    """Every listed task can be built; nothing more to see without doing so."""
+def check(name: str, config: Config) -> bool:
+    """Every listed task can be built, and all have bounded actions; nothing more to see without doing so."""
+    return True
 
 
 def build(name: str, config: Config, num_envs: int) -> tuple[list["Copy"], EnvSpec]:

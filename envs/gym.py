@@ -56,9 +56,14 @@ def names() -> list[str]:
     return [*CLASSIC, *MUJOCO]
 
 
-def check(name: str, config: Config) -> None:
-    """Raises ValueError unless `name` is registered, has Box spaces and a time limit, and can be built here."""
-    _make(name).close()
+def check(name: str, config: Config) -> bool:
+    """Raises ValueError unless `name` is registered, has Box spaces and a time limit, and can be built here.
+
+    Returns whether its actions are bounded.
+    """
+    env = Copy(_make(name))
+    env.close()
+    return env.bounds is not None
 
 
 def build(name: str, config: Config, num_envs: int) -> tuple[list["Copy"], EnvSpec]:

@@ -124,10 +124,11 @@ def optimum(name: str) -> tuple[np.ndarray, float]:
     return BANDITS[name]().optimum()
 
 
-def check(name: str, config: Config) -> None:
-    """Raises ValueError for a curvature that the task does not have."""
+def check(name: str, config: Config) -> bool:
+    """Raises ValueError for a curvature that the task does not have. The actions of all tasks are bounded."""
     if name != "interior" and config.curvature != Config.curvature:
         raise ValueError(f"curvature belongs to toy/interior alone; found {config.curvature} for 'toy/{name}'")
+    return True
 
 
 def build(name: str, config: Config, num_envs: int) -> tuple[list, EnvSpec]:

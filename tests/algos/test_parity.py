@@ -41,6 +41,15 @@ class Case:
             part["observations"], part["actions"], part["rewards"], gamma * part["masks"], part["next_observations"]
         )
 
+    def split_first(self, kinds, names, kernel, sizes, flax=False):
+        """Cut recorded first-layer weights into one for each input: `<key>#0`, `<key>#1`, ..."""
+        for kind in kinds:
+            for name in names:
+                key = f"{kind}/{name}{'/' if flax else '.'}{kernel}"
+                if key in self.data:
+                    for i, part in enumerate(self.data[key].split(sizes, dim=0 if flax else 1)):
+                        self.data[f"{key}#{i}"] = part
+
     def load(self, pairs):
         """pairs: (our parameter, recorded key under init/, member of an ensemble or None, transpose)."""
         with torch.no_grad():
@@ -56,6 +65,8 @@ class Case:
         assert error <= limit, f"{name} against {key}: {error:.1e} of the largest value"
 
     def compare(self, pairs, lr, grads=True, limit=1e-5):
+        optimizers = self.agent.optimizers().values()
+        own = {id(p): g for o in optimizers for p, g in zip(o.own, o.grads, strict=True)}
         for parameter, key, member, transpose in pairs:
             found = parameter if member is None else parameter[member]
             wanted = self.data[f"after1/{key}"]
@@ -63,22 +74,24 @@ class Case:
             error = (found.detach() - wanted).abs() - 1e-6 * wanted.abs()
             assert error.max() <= 1e-2 * lr, f"after1/{key}: {error.max():.1e}"
             if grads:
-                grad = parameter.grad if member is None else parameter.grad[member]
+                grad = own[id(parameter)] if member is None else own[id(parameter)][member]
                 wanted = self.data[f"grad/{key}"]
                 wanted = (wanted.T if transpose and wanted.dim() == 2 else wanted).reshape(grad.shape)
                 scale = wanted.abs().max().clamp_min(1e-30)
                 assert ((grad - wanted).abs().max() / scale) <= limit, f"grad/{key}"
 
 
-def layer(weight, bias, key, member=None, flax=False):
-    kernel, b = ("kernel", "bias") if flax else ("weight", "bias")
-    sep = "/" if flax else "."
-    return [(weight, f"{key}{sep}{kernel}", member, not flax), (bias, f"{key}{sep}{b}", member, False)]
+KINDS = ("init", "after1", "grad")
 
 
 def mlp(net, keys, member=None, flax=False):
-    rows = zip(net.weights, net.biases, keys, strict=True)
-    return [pair for w, b, key in rows for pair in layer(w, b, key, member, flax)]
+    """Pairs for a network whose first layer has one weight for each of its inputs."""
+    kernel, sep = ("kernel", "/") if flax else ("weight", ".")
+    inputs = len(net.weights) - len(net.biases) + 1
+    names = [f"{keys[0]}{sep}{kernel}" + (f"#{i}" if inputs > 1 else "") for i in range(inputs)]
+    names += [f"{key}{sep}{kernel}" for key in keys[1:]]
+    pairs = [(w, name, member, not flax) for w, name in zip(net.weights, names, strict=True)]
+    return pairs + [(b, f"{key}{sep}bias", member, False) for b, key in zip(net.biases, keys, strict=True)]
 
 
 def torch_critics(critics, root, names, layers):
@@ -93,6 +106,8 @@ def _plain_fp32():
 def test_qsm_official():
     case = Case("qsm", "qsm_official", {"actor_hidden": WIDE, "critic_hidden": WIDE})
     agent, d = case.agent, case.data
+    case.split_first(KINDS, ["actor/MLP_1/Dense_0"], "kernel", [6, 17, 128], flax=True)
+    case.split_first(KINDS, [f"{c}/MLP_0/Dense_0" for c in ("c1", "c2", "tc1", "tc2")], "kernel", [17, 6], flax=True)
     actor = [(agent.predictor.time.w, "actor/FourierFeatures_0/kernel", None, True)]
     actor += mlp(agent.predictor.time_mlp, [f"actor/MLP_0/Dense_{i}" for i in range(2)], flax=True)
     actor += mlp(agent.predictor.body, [f"actor/MLP_1/Dense_{i}" for i in range(3)], flax=True)
@@ -125,9 +140,10 @@ def test_qsm_official():
 def test_dql_official():
     case = Case("dql", "dql_official", {"actor_hidden": [64] * 3, "critic_hidden": [64] * 3})
     agent, d = case.agent, case.data
-    for key in [k for k in d if k.endswith("mid_layer.0.weight")]:  # recorded order of the input [x, time, s]; ours [x, s, time]
-        x, time, state = d[key].split([6, 16, 17], dim=1)
-        d[key] = torch.cat([x, state, time], dim=1)
+    for key in [k for k in d if k.endswith("mid_layer.0.weight")]:  # recorded order of the input [x, time, s]
+        d[f"{key}#0"], d[f"{key}#2"], d[f"{key}#1"] = d[key].split([6, 16, 17], dim=1)
+    critics = [f"{c}/{q}_model.0" for c in ("critic", "critic_target") for q in ("q1", "q2")]
+    case.split_first(KINDS, critics, "weight", [17, 6])
 
     def predictor(net, name):
         return mlp(net.time_mlp, [f"{name}/time_mlp.1", f"{name}/time_mlp.3"]) + mlp(
@@ -162,6 +178,10 @@ def test_dql_official():
     case.compare(averaged + targets, 3e-4 * 0.005, grads=False)
 
 
+def split_sb3(case):
+    case.split_first(KINDS, [f"{c}/{q}.0" for c in ("critic", "critic_target") for q in ("qf0", "qf1")], "weight", [17, 6])
+
+
 def test_sac():
     case = Case("sac", "sac_sb3", {"actor_hidden": WIDE, "critic_hidden": WIDE})
     agent, d = case.agent, case.data
@@ -171,6 +191,7 @@ def test_sac():
     for kind in ("after1", "grad"):
         for part in ("weight", "bias"):
             d[f"{kind}/actor/head.{part}"] = torch.cat([d[f"{kind}/actor/{h}.{part}"] for h in head])
+    split_sb3(case)
     actor = mlp(agent.policy.body, ["actor/latent_pi.0", "actor/latent_pi.2", "actor/head"])
     online = torch_critics(agent.critics, "critic", ("qf0", "qf1"), (0, 2, 4))
     targets = torch_critics(agent.target_critics, "critic_target", ("qf0", "qf1"), (0, 2, 4))
@@ -195,6 +216,7 @@ def test_sac():
 def test_td3():
     case = Case("td3", "td3_sb3", {"actor_hidden": WIDE, "critic_hidden": WIDE, "delay": 1})
     agent, d = case.agent, case.data
+    split_sb3(case)
     layers = (0, 2, 4)
     actor = mlp(agent.policy, [f"actor/mu.{i}" for i in layers])
     target_actor = mlp(agent.target_policy, [f"actor_target/mu.{i}" for i in layers])
