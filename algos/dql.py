@@ -25,7 +25,7 @@ class Config(DiffusionConfig):
     ema: float = 0.995  # decay of the averaged actor, which acts in the target (official 0.995)
     ema_every: int = 1  # updates between two averagings (official 5)
     ema_start: int = 0  # first update that averages (official 1000)
-    bound_penalty: float = 1.0  # weight of the squared overshoot of the chain's last draw beyond [-1, 1] (ours); 0: official
+    bound_penalty: float = 0.1  # weight of the squared overshoot of the chain's last draw beyond [-1, 1] (ours); 0: official
     max_q_actions: int = 1  # actions per next state, the largest target value is used (official 10 on antmaze); 1: off
     candidates: int = 1  # actions drawn when acting, one picked by softmax of Q (official 50); 1: off
     actor_decay_updates: int = 0  # cosine decay of the actor's learning rate to 0; 0: constant
@@ -123,7 +123,8 @@ class DiffusionQL(Agent):
         q_loss, actions = self.q_loss(batch, noise, draw)
         loss, info = c.eta * q_loss, {"q_loss": q_loss.detach(), "actions": actions.detach()}
         if c.bound_penalty:
-            loss = loss + c.bound_penalty * overshoot(draw).mean()
+            bound_loss = overshoot(draw).mean()
+            loss, info["bound_loss"] = loss + c.bound_penalty * bound_loss, bound_loss.detach()
         if c.bc:
             bc_loss = self.bc_loss(batch, noise)
             loss, info["bc_loss"] = loss + c.bc * bc_loss, bc_loss.detach()

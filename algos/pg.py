@@ -31,7 +31,7 @@ class Config(DiffusionConfig):
     chains: int = 4  # chains drawn per state
     baseline: bool = True  # subtract the mean Q of the state's other chains (unbiased); false: Q itself, as eq. 9
     critic_reduce: str = "min"  # of the two critics: min | mean
-    bound_penalty: float = 1.0  # weight of the last draw's squared overshoot beyond [-1, 1], taken off its Q (ours); 0: eq. 9
+    bound_penalty: float = 0.1  # weight of the last draw's squared overshoot beyond [-1, 1], taken off its Q (ours); 0: eq. 9
     epochs: int = 1  # actor steps per batch of chains (DDPO, DPPO: several, with ppo_clip)
     ppo_clip: float = 0.0  # clip of the per-step density ratio (DDPO 1e-4, DPPO 0.01-0.1); 0: no clip
     denoising_discount: float = 1.0  # weight^t of step t: earlier (noisier) steps count less (DPPO 0.99); 1: eq. 9

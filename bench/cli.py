@@ -14,8 +14,15 @@ from pathlib import Path
 OVERRIDE = re.compile(r"[+~]{0,2}[\w@/.]+=")
 
 
+class Parser(argparse.ArgumentParser):
+    """Bad input is one line here as everywhere; `--help` has the usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(
+    main = Parser(
         prog="python -m bench",
         description="Compare diffusion-policy RL algorithms with SAC and TD3 on equal terms.",
         epilog="key=value anywhere sets a key of conf/ (steps=3000, algo.m_q=120, eval.candidates=8).",
@@ -119,8 +126,7 @@ def run(args: argparse.Namespace) -> int:
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: it takes a number from 1")
     cells, default = user_error(plan, args.preset, args.algos, args.envs, args.seeds, args.overrides)
-    experiment = Experiment(args.root, args.name or default)
-    check_name(experiment.path.name)
+    experiment = Experiment(args.root, check_name(args.name or default))
     entries = [
         {
             "env": cell.config.env["id"], "label": cell.config.label, "seed": cell.config.seed,
@@ -157,11 +163,12 @@ def user_error(function, *arguments):
         raise UsageError(str(error)) from error
 
 
-def check_name(name: str) -> None:
+def check_name(name: str) -> str:
     from bench.config import UsageError
 
     if not re.fullmatch(r"[\w][\w.+-]*", name):
         raise UsageError(f"--name {name!r} is no directory name: letters, digits and _ . + - only")
+    return name
 
 
 def unfinished(experiment, indices: list[int], retry_failed: bool) -> list[int]:
@@ -200,7 +207,7 @@ def summary(experiment, indices: list[int], outcome: dict[int, str]) -> int:
         print(f"  {cells[index]['dir']}: {state}: {why}")
         if failure.get("checkpoint"):
             print(f"    last good checkpoint: {failure['checkpoint']}; traceback in {directory.path / 'FAILED.json'}")
-        bad = state == "failed" or outcome.get(index, "").startswith("died")
+        bad = state == "failed" or outcome.get(index, "stopped") != "stopped"
         code = 1 if bad or code == 1 else 3
     if code:
         hint = " (--retry-failed runs failed cells again)" if code == 1 else ""

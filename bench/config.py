@@ -62,7 +62,7 @@ class RunConfig:
     algo: dict  # name (of conf/algo or module:Class), agent, and every field of the agent's Config
     env: dict  # id, and every field of the family's Config
     seed: int = 0
-    steps: int = 64_000  # frames of training; raising it continues a finished run
+    steps: int = 40_000  # frames of training; raising it continues a finished run
     warmup: int | None = None  # frames of uniformly random actions before the first update; null: min(5000, steps/10)
     eval_every: int | None = None  # frames between evaluations; null: steps/16
     log_every: int | None = None  # frames between lines of metrics.jsonl; null: steps/64

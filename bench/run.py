@@ -83,6 +83,8 @@ class Run:
 
     def _open(self, auto: list[str], precision: str, session: dict[str, Any]) -> None:
         """Write what a new directory needs, or take up the newest checkpoint of an old one."""
+        checkpoint = self.path / "checkpoint.pt"
+        stored = load_tensors(checkpoint) if checkpoint.exists() else None  # refused before anything is written
         self.path.mkdir(parents=True, exist_ok=True)
         self.dir.reopen()
         spec = self.spec.to_dict()
@@ -90,8 +92,8 @@ class Run:
         device = "cpu" if self.config.device == "cpu" else f"cuda: {torch.cuda.get_device_name()}"
         described = {"jobs": 1, "command": [], "cell_command": ""} | session
         self.dir.add_session(provenance.session(device, self.config.threads, precision, **described))
-        if (self.path / "checkpoint.pt").exists():
-            self._restore(load_tensors(self.path / "checkpoint.pt"))
+        if stored is not None:
+            self._restore(stored)
             return
         self.dir.cut_back({})
         shutil.rmtree(self.path / "replay", ignore_errors=True)
@@ -144,6 +146,9 @@ class Run:
             draws = self.agent.draws("explore", self.copies)
             action = self.agent.act(obs, sample(draws, self.generators["explore"], self.device), "explore")
         played = action.cpu().numpy()
+        if not math.isfinite(float(played.sum())):
+            self._check_finite()
+            raise NonFinite("action", self.agent.updates)
         self.clock.lap("act")
         next_obs, reward, terminated, truncated, info = self.env.step(played)
         self.clock.lap("env")
@@ -152,6 +157,7 @@ class Run:
         if ended.any():
             led_to = np.where(ended[:, None], info["final_obs"], next_obs)
         if not math.isfinite(float(reward.sum()) + float(led_to.sum())):
+            self._check_finite()  # a loss that was non-finite before is the cause, and is named instead
             wrong = "reward" if not np.isfinite(reward).all() else "observation"
             raise NonFinite(wrong, self.agent.updates)
         to = torch.from_numpy
@@ -173,9 +179,10 @@ class Run:
         self.clock.lap("sample")
         info = self.agent.update(batch, noise, self._timed_phase)
         self.latest.update(info)
-        losses = sum(value for name, value in info.items() if name.endswith("_loss"))
-        bad = ~torch.isfinite(losses) & (self.first_bad < 0)
-        self.first_bad.masked_fill_(bad, self.agent.updates)
+        losses = [value for name, value in info.items() if name.endswith("_loss")]
+        if losses:
+            bad = ~torch.isfinite(sum(losses)) & (self.first_bad < 0)
+            self.first_bad.masked_fill_(bad, self.agent.updates)
         self.clock.updates += 1
         self.clock.lap("log")
 
@@ -256,9 +263,9 @@ class Run:
         counted = read_json(self.path / "cost.json")
         self.dir.write_json("cost.json", counted | {"peak_memory_mb": round(peak_memory_mb(), 1)})
         self._progress("done")
-        if not self.config.keep_replay:
-            shutil.rmtree(self.path / "replay", ignore_errors=True)
         self.dir.mark_done({"env_step": self.env_step, "update": self.agent.updates, "time": time.time()})
+        if not self.config.keep_replay:  # after DONE: a run killed before it still needs the replay
+            shutil.rmtree(self.path / "replay", ignore_errors=True)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
     def checkpoint(self) -> None:

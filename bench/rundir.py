@@ -123,7 +123,8 @@ class RunDir:
             raise UsageError(f"{self.path} holds a run with other settings ({pairs}); choose another --name")
         if new.steps < old.steps:
             raise UsageError(f"{self.path} was run for steps={old.steps}; steps={new.steps} is less (it can only be raised)")
-        if new.steps > old.steps and (self.path / "DONE").exists() and not (self.path / "replay").exists():
+        kept = old.keep_replay and (self.path / "replay").exists()
+        if new.steps > old.steps and (self.path / "DONE").exists() and not kept:
             raise UsageError(
                 f"{self.path} is finished and its replay was dropped, so it cannot go on to steps={new.steps}; "
                 "choose another --name (a run made with keep_replay=true can be continued)"
@@ -158,8 +159,9 @@ class RunDir:
         """Drop what was written after the checkpoint that remembers `offsets`."""
         for name in JSONL:
             path, size = self.path / name, offsets.get(name, 0)
-            if path.exists() and path.stat().st_size < size:
-                raise UsageError(f"{path} is shorter than its checkpoint remembers ({path.stat().st_size} < {size} bytes)")
+            found = path.stat().st_size if path.exists() else 0
+            if found < size:
+                raise UsageError(f"{path} is shorter than its checkpoint remembers ({found} < {size} bytes)")
             if size:
                 os.truncate(path, size)
             else:
@@ -215,7 +217,7 @@ def load_tensors(path: Path) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160]
+        reason = (str(error).strip() or "the file ends too early").splitlines()[0][:160]
         raise UsageError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
 
 

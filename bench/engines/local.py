@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.rundir import Experiment
+from bench.rundir import Experiment, RunDir
 from bench.worker import EXIT
 
 POLL = 0.2  # seconds between two looks at the workers
@@ -56,7 +56,7 @@ def submit(
                 active[index] = start(experiment, cells[index], index, min(options.jobs, len(indices)))
             for index, process in list(active.items()):
                 if process.poll() is not None:
-                    outcome[index] = describe(active.pop(index).returncode)
+                    outcome[index] = describe(active.pop(index).returncode, experiment.run_dir(cells[index]))
             if stopping and stopping[-1] != 0:
                 for process in active.values():
                     process.send_signal(signal.SIGTERM)
@@ -85,8 +85,15 @@ def start(experiment: Experiment, cell: dict[str, Any], index: int, jobs: int) -
         )
 
 
-def describe(code: int) -> str:
+def describe(code: int, directory: RunDir) -> str:
+    """What a worker's exit code says; for one that did not get to its run, with the last line it wrote."""
     names = {value: name for name, value in EXIT.items()}
+    if code == -signal.SIGTERM:
+        return "stopped"  # before it could take the signal
     if code < 0:
         return f"died ({signal.Signals(-code).name})"
-    return names.get(code, f"died (exit code {code}; see its worker.log)")
+    if code in names and (names[code] != "failed" or directory.failure()):
+        return names[code]
+    log = directory.path / "worker.log"
+    last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+    return f"died (exit code {code}): {last} ({log})"

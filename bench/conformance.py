@@ -1,0 +1,420 @@
+"""What every agent must hold to, as tests that ship with the package.
+
+The author of an agent runs them on it from any directory with one line, the agent named as in `--algos`:
+
+    BENCH_AGENT=my_pkg.agents:MyAgent python -m pytest --pyargs bench.conformance
+
+Several are separated by commas. Without BENCH_AGENT the registry is tested, and the other algorithms of conf/algo as slow
+tests. Networks and batches are made small where the Config has the benchmark's usual keys (`SMALL`): a test takes
+milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import algos
+from algos.agent import MODES, Agent, Batch, Replay, sample
+from bench import grid, run
+from bench.config import agent_config, algo_values, available
+from bench.cost import period, random_batch
+from envs import EnvSpec, Score
+
+SMALL = {"actor_hidden": [16, 16], "critic_hidden": [16, 16], "time_hidden": [8, 8], "time_features": 8, "batch_size": 8}
+SPEC = EnvSpec(
+    id="conformance/plane", obs_dim=3, act_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), horizon=10, action_repeat=1,
+    discount=None, score=Score("return", "max", 0.0, 1.0, "none"),
+)  # fmt: skip
+
+
+def under_test() -> list[Any]:
+    """The agents under test: those of BENCH_AGENT, or every algorithm of conf/algo."""
+    given = [name.strip() for name in os.environ.get("BENCH_AGENT", "").split(",") if name.strip()]
+    others = [pytest.param(name, marks=pytest.mark.slow) for name in available("algo") if name not in algos.AGENTS]
+    return given or [*algos.AGENTS, *others]
+
+
+@pytest.fixture(params=under_test())
+def algo(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+# -- what the tests are made of ----------------------------------------------------------------------------------------
+
+
+def small_values(name: str) -> dict[str, Any]:
+    """The `algo` values of a run of this algorithm, with small networks and batches."""
+    values = algo_values(name)
+    return values | {key: value for key, value in SMALL.items() if key in values}
+
+
+def build(name: str, seed: int = 0, spec: EnvSpec = SPEC) -> Agent:
+    """An agent at the first update at which each of its phases may be due."""
+    values = small_values(name)
+    agent = algos.agent_class(values["agent"])(spec, agent_config(values), torch.Generator().manual_seed(seed))
+    agent.updates = max(phase.start for phase in agent.phases)
+    return agent
+
+
+class Recorded(dict):
+    """Draws that remember which of them were used."""
+
+    def __init__(self, values: Mapping[str, Tensor], where: str):
+        super().__init__(values)
+        self.where, self.used = where, set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        self.used.add(key)
+        return super().__getitem__(key)
+
+    def __missing__(self, key: str) -> Tensor:
+        raise AssertionError(f"{self.where} uses noise[{key!r}], which draws() does not declare (it has {sorted(self)})")
+
+    def check_all_used(self) -> None:
+        unused = sorted(set(self) - self.used)
+        assert not unused, f"{self.where} declares {unused} in draws() and does not use it"
+
+
+def batches(agent: Agent, count: int, seed: int = 1) -> Iterator[tuple[Batch, torch.Generator]]:
+    """Batches in which one transition in four ends in a termination, each with a generator for its noise."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        batch = random_batch(agent.spec, agent.data.batch_size, generator)
+        batch.discount[::4] = 0.0
+        yield batch, generator
+
+
+def noise_of(agent: Agent, what: str, n: int, generator: torch.Generator) -> Recorded:
+    return Recorded(sample(agent.draws(what, n), generator), f"{type(agent).__name__}: {what!r}")
+
+
+def train(agent: Agent, updates: int, seed: int = 1, watch=None) -> list[dict[str, Tensor]]:
+    """Updates on random batches; what each returned. `watch(agent, phase, batch, noise)` may stand between."""
+    between = None if watch is None else lambda phase, batch, noise: watch(agent, phase, batch, noise)
+    out = []
+    for batch, generator in batches(agent, updates, seed):
+        noise = {p.name: noise_of(agent, p.name, len(batch.reward), generator) for p in agent.due()}
+        out.append(agent.update(batch, noise, between))
+    return out
+
+
+def state(agent: Agent) -> dict[str, Tensor]:
+    """Every parameter and buffer of the agent, copied, by a dotted name."""
+    named = {f"{name}.{key}": value for name, net in agent.networks().items() for key, value in net.state_dict().items()}
+    return {name: value.detach().clone() for name, value in named.items()}
+
+
+def assert_same(first: Any, second: Any, what: str) -> None:
+    """Bit-equal tensors, all through nested dictionaries and lists."""
+    if isinstance(first, Tensor):
+        assert isinstance(second, Tensor), f"{what}: {type(second).__name__} in place of a tensor"
+        assert torch.equal(first, second), f"{what}: differs by up to {float((first.float() - second.float()).abs().max()):.3g}"
+    elif isinstance(first, Mapping):
+        assert first.keys() == second.keys(), f"{what}: keys {sorted(map(str, first.keys() ^ second.keys()))} are not in both"
+        for key in first:
+            assert_same(first[key], second[key], f"{what}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), f"{what}: length {len(first)} and {len(second)}"
+        for i, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{what}[{i}]")
+    else:
+        assert first == second, f"{what}: {first!r} and {second!r}"
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
+def test_config_is_a_frozen_dataclass_of_plain_values(algo):
+    config = algos.agent_class(algo_values(algo)["agent"]).Config()
+    assert dataclasses.is_dataclass(config), "Config is a dataclass"
+    assert config.__dataclass_params__.frozen, "Config is frozen: @dataclass(frozen=True)"
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        parts = value if isinstance(value, tuple) else (value,)
+        plain = all(part is None or isinstance(part, bool | int | float | str) for part in parts)
+        assert plain, f"Config.{field.name}={value!r}: a setting is a number, a string, a truth value or a tuple of these"
+
+
+def test_config_refuses_what_makes_no_sense(algo):
+    cls = algos.agent_class(algo_values(algo)["agent"]).Config
+    wrong: dict[str, Any] = dict.fromkeys(("batch_size", "capacity", "n_step"), 0) | {"gamma": 1.5, "tau": -1.0}
+    wrong |= {field.name: "no such choice" for field in dataclasses.fields(cls) if isinstance(field.default, str)}
+    for name, value in wrong.items():
+        if name not in {field.name for field in dataclasses.fields(cls)}:
+            continue
+        with pytest.raises(ValueError, match=name):  # the message names the setting
+            cls(**{name: value})
+
+
+def test_unbounded_actions_are_refused_by_agents_that_need_bounds(algo):
+    unbounded = dataclasses.replace(SPEC, action_low=None, action_high=None)
+    if algos.agent_class(algo_values(algo)["agent"]).bounded_actions:
+        with pytest.raises(ValueError, match="unbounded"):
+            build(algo, spec=unbounded)
+    else:
+        build(algo, spec=unbounded)
+
+
+# -- phases ------------------------------------------------------------------------------------------------------------
+
+
+def test_declarations_are_complete(algo):
+    agent = build(algo)
+    assert isinstance(agent.data, Replay), f"data is an algos.agent.Replay, found {agent.data!r}"
+    assert agent.phases, "phases names at least one Phase"
+    phases = [phase.name for phase in agent.phases]
+    assert len(set(phases)) == len(phases), f"phases have different names, found {phases}"
+    for name in phases:
+        assert callable(getattr(agent, name, None)), f"phase {name!r} has a method of that name"
+    owners: dict[int, str] = {}
+    for name, parameters in agent.trained().items():
+        for parameter in parameters:
+            assert id(parameter) not in owners, f"one parameter is in both {owners[id(parameter)]} and {name}"
+            owners[id(parameter)] = name
+    assert owners, "at least one optimizer (algos.agent.Adam) is an attribute of the agent"
+
+
+def test_phases_run_when_they_are_due(algo):
+    agent = build(algo)
+    agent.updates -= min(agent.updates, period(agent))  # the last updates before the latest start belong to it
+    for _ in range(3 * period(agent)):
+        update, ran = agent.updates, []
+
+        def note(agent, phase, batch, noise, ran=ran):
+            ran.append(phase.name)
+            return agent.run_phase(phase, batch, noise)
+
+        train(agent, 1, watch=note)
+        due = [p.name for p in agent.phases if update >= p.start and (update - p.start) % p.every == 0]
+        assert ran == due, f"update {update} ran {ran}; due were {due}"
+        assert agent.updates == update + 1, "every update counts as one"
+
+
+def test_phases_use_the_draws_they_declare_and_no_others(algo):
+    def checked(agent, phase, batch, noise):
+        info = agent.run_phase(phase, batch, noise)
+        noise.check_all_used()
+        return info
+
+    agent = build(algo)
+    train(agent, period(agent), watch=checked)
+
+
+def test_phases_return_finite_detached_tensors(algo):
+    agent, returned = build(algo), set()
+    for info in train(agent, 2 * period(agent)):
+        for name, value in info.items():
+            assert isinstance(value, Tensor), f"{name} is a {type(value).__name__}: phases return tensors, no .item()"
+            assert not value.requires_grad, f"{name} is attached to the graph: return {name}.detach()"
+            assert torch.isfinite(value).all(), f"{name} is not finite after a few updates on random data"
+            assert not name.endswith("_loss") or value.dim() == 0, f"{name} is a loss: a scalar, found {tuple(value.shape)}"
+        returned |= info.keys()
+    assert any(name.endswith("_loss") for name in returned), f"no phase returns a *_loss; returned were {sorted(returned)}"
+
+
+class NoHostSync(TorchDispatchMode):
+    """Fails where a tensor's value is read by Python."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "is_nonzero"), (
+            "a phase reads a tensor's value (.item(), float(), if tensor: ...), for which a GPU must wait; return the tensor"
+        )
+        return func(*args, **(kwargs or {}))
+
+
+def test_phases_read_no_value_on_the_host(algo):
+    agent = build(algo)
+    train(agent, period(agent))  # optimizers make their state in the first updates
+    with NoHostSync():
+        train(agent, period(agent))
+
+
+def test_update_is_a_pure_function_of_parameters_batch_and_noise(algo):
+    first, second = build(algo), build(algo)
+    torch.manual_seed(1)
+    infos = train(first, 2 * period(first))
+    torch.manual_seed(2)  # a draw from the global generator would differ
+    assert_same(infos, train(second, 2 * period(second)), "what update returned")
+    assert_same(first.state_dict(), second.state_dict(), "parameters")
+
+
+def test_update_leaves_the_batch_alone(algo):
+    agent = build(algo)
+
+    def checked(agent, phase, batch, noise):
+        before = [part.clone() for part in batch]
+        drawn = {name: value.clone() for name, value in noise.items()}
+        info = agent.run_phase(phase, batch, noise)
+        assert_same(before, list(batch), f"the batch after phase {phase.name!r}")
+        assert_same(drawn, dict(noise), f"the noise after phase {phase.name!r}")
+        return info
+
+    train(agent, period(agent), watch=checked)
+
+
+# -- parameters --------------------------------------------------------------------------------------------------------
+
+
+def test_same_seed_same_parameters_other_seed_others(algo):
+    first, second = build(algo, seed=0), build(algo, seed=0)
+    assert_same(state(first), state(second), "initial parameters of one seed")
+    train(first, 3 * period(first))
+    train(second, 3 * period(second))
+    assert_same(first.state_dict(), second.state_dict(), "parameters after training with one seed")
+    initial, other = state(build(algo, seed=0)), state(build(algo, seed=1))
+    assert any(not torch.equal(initial[name], other[name]) for name in initial), (
+        "two seeds start from the same weights: draw the initial weights from the `generator` given to __init__"
+    )
+
+
+def test_every_trained_parameter_moves_and_targets_follow(algo):
+    agent = build(algo)
+    trained = {id(parameter) for parameters in agent.trained().values() for parameter in parameters}
+    followed: dict[str, str] = {}
+
+    def watched(agent, phase, batch, noise):
+        before = state(agent)
+        info = agent.run_phase(phase, batch, noise)
+        after = state(agent)
+        for name, network in agent.networks().items():
+            own = {key: p for key, p in network.named_parameters() if id(p) not in trained}
+            if any(not torch.equal(before[f"{name}.{key}"], after[f"{name}.{key}"]) for key in own):
+                followed[name] = leader(agent, name, list(own), before, after)
+        return info
+
+    start = {id(p): p.detach().clone() for net in agent.networks().values() for p in net.parameters()}
+    train(agent, period(agent), watch=watched)
+    for name, network in agent.networks().items():
+        for key, parameter in network.named_parameters():
+            moved = not torch.equal(start[id(parameter)], parameter)
+            if id(parameter) in trained:
+                assert moved, f"{name}.{key} is in an optimizer and did not move in {period(agent)} updates"
+            else:
+                assert moved or name in followed, (
+                    f"{name}.{key} never moves: put it into an optimizer, let it follow another network, or make it a buffer"
+                )
+
+
+def leader(agent: Agent, name: str, keys: list[str], before: dict, after: dict) -> str:
+    """The network that `name`, which no optimizer moves, moved towards, by one rate in (0, 1] for all parameters."""
+    moves = torch.cat([(after[f"{name}.{key}"] - before[f"{name}.{key}"]).flatten() for key in keys]).double()
+    for other, network in agent.networks().items():
+        shapes = {key: p.shape for key, p in network.named_parameters()}
+        if other == name or any(shapes.get(key) != before[f"{name}.{key}"].shape for key in keys):
+            continue
+        for online in (before, after):  # a phase may move both
+            gap = torch.cat([(online[f"{other}.{key}"] - before[f"{name}.{key}"]).flatten() for key in keys]).double()
+            rate = float(moves @ gap / (gap @ gap).clamp(min=1e-30))
+            if 0 < rate <= 1 + 1e-6 and (moves - rate * gap).abs().max() <= 1e-6:
+                return other
+    raise AssertionError(
+        f"{name} is in no optimizer and moved, but not as target <- (1 - rate) target + rate online of any other network"
+    )
+
+
+def test_optimizers_hold_no_gradient_of_others(algo):
+    agent = build(algo)
+    train(agent, period(agent))
+    trained = {id(parameter) for parameters in agent.trained().values() for parameter in parameters}
+    for name, network in agent.networks().items():
+        for key, parameter in network.named_parameters():
+            assert id(parameter) in trained or parameter.grad is None, f"{name}.{key} is not trained and has a gradient"
+
+
+def test_state_dict_continues_bit_for_bit(algo):
+    first = build(algo, seed=0)
+    train(first, period(first) + 1, seed=1)  # off the beat of a delayed phase
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second = build(algo, seed=5)
+    # as a checkpoint is read: tensors and plain values only
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    assert second.updates == first.updates, "the update counter is part of the state"
+    assert_same(first.state_dict(), second.state_dict(), "the loaded state")
+    more = 2 * period(first) + 1
+    assert_same(train(first, more, seed=2), train(second, more, seed=2), "what update returned after loading")
+    assert_same(first.state_dict(), second.state_dict(), "the state after training on")
+
+
+# -- acting ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("mode", MODES)
+def test_actions_have_the_shape_and_the_bounds(algo, mode, n):
+    agent, generator = build(algo), torch.Generator().manual_seed(3)
+    for scale in (1.0, 100.0):  # far from what it has seen, too
+        noise = noise_of(agent, mode, n, generator)
+        action = agent.act(scale * torch.randn(n, SPEC.obs_dim, generator=generator), noise, mode)
+        noise.check_all_used()
+        assert action.shape == (n, SPEC.act_dim), f"act({mode!r}) gives {tuple(action.shape)}, not {(n, SPEC.act_dim)}"
+        assert action.dtype == torch.float32, f"act({mode!r}) gives {action.dtype}, not float32"
+        assert not action.requires_grad, f"act({mode!r}) is attached to the graph: use @torch.no_grad()"
+        assert torch.isfinite(action).all(), f"act({mode!r}) is not finite"
+        if agent.bounded_actions:
+            assert action.abs().max() <= 1, f"act({mode!r}) leaves [-1, 1]: {float(action.abs().max()):.4f}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_act_is_a_pure_function_of_obs_and_noise(algo, mode):
+    agent, generator = build(algo), torch.Generator().manual_seed(4)
+    train(agent, 2)
+    obs, noise = torch.randn(5, SPEC.obs_dim, generator=generator), noise_of(agent, mode, 5, generator)
+    kept = obs.clone(), {name: value.clone() for name, value in noise.items()}
+    before, counted = state(agent), agent.updates
+    torch.manual_seed(1)
+    first = agent.act(obs, noise, mode).clone()
+    torch.manual_seed(2)
+    assert_same(first, agent.act(obs, noise, mode), f"act({mode!r}) of the same obs and noise, twice")
+    assert_same(before, state(agent), f"parameters after act({mode!r})")
+    assert agent.updates == counted, "act counts no update"
+    assert_same(list(kept), [obs, dict(noise)], f"obs and noise after act({mode!r})")
+
+
+def test_value_has_one_number_per_row(algo):
+    agent, generator = build(algo), torch.Generator().manual_seed(5)
+    obs, action = torch.randn(5, SPEC.obs_dim, generator=generator), torch.rand(5, SPEC.act_dim, generator=generator) * 2 - 1
+    value = agent.value(obs, action)
+    assert value.shape == (5,), f"value gives {tuple(value.shape)} for 5 rows, not (5,)"
+    assert not value.requires_grad, "value is attached to the graph: use @torch.no_grad()"
+    assert torch.isfinite(value).all(), "value is not finite"
+
+
+# -- the bench ---------------------------------------------------------------------------------------------------------
+
+
+def test_diagnose_gives_finite_scalars(algo):
+    agent, latest = build(algo), {}
+    for info in train(agent, period(agent)):
+        latest |= info
+    kept = {name: value.clone() for name, value in latest.items()}
+    record = agent.diagnose(latest)
+    assert_same(kept, latest, "what diagnose was given")
+    for name, value in record.items():
+        assert isinstance(value, Tensor), f"diagnose[{name!r}] is a {type(value).__name__}, not a tensor"
+        assert value.dim() == 0, f"diagnose[{name!r}] is no scalar but {tuple(value.shape)}"
+        assert torch.isfinite(value), f"diagnose[{name!r}] is not finite"
+
+
+def test_a_run_ends_and_its_policy_loads(algo, tmp_path):
+    from bench.policy import load_policy
+
+    small = ",".join(f"{key}={value}".replace(" ", "") for key, value in SMALL.items() if key in algo_values(algo))
+    batch = build(algo).data.batch_size
+    overrides = [f"steps={batch + 8}", f"warmup={batch}", "eval.episodes=2", "log_every=4"]
+    cells, _ = grid.plan("quick", f"tested={algo}({small})" if small else f"tested={algo}", "toy/multigoal", "1", overrides)
+    outcome = run.run(cells[0].config, tmp_path)
+    failed = tmp_path / "FAILED.json"
+    assert outcome == "done", f"a run of 8 updates on toy/multigoal: {outcome}; {failed.read_text() if failed.exists() else ''}"
+    assert load_policy(tmp_path)([[0.0, 0.0]] * 3).shape == (3, 2)

@@ -1,0 +1,119 @@
+"""The networks' hand-written passes and the optimizer against the library's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from algos.agent import Adam
+from algos.networks import MLP, NoisePredictor, TwinCritic
+
+PLAIN = {"relu": torch.relu, "tanh": torch.tanh, "mish": F.mish}
+
+
+def plain(net, member, inputs):
+    """The network as the textbook writes it, from its parameters: one weight per input in the first layer."""
+    first = len(inputs)
+    weights = [w if member is None else w[member] for w in net.weights]
+    biases = [b if member is None else b[member] for b in net.biases]
+    x = torch.cat(inputs, dim=-1) @ torch.cat(weights[:first]) + biases[0]
+    for weight, bias in zip(weights[first:], biases[1:], strict=True):
+        x = PLAIN[net.activation](x) @ weight + bias
+    return x
+
+
+def same(found, wanted, leaves):
+    """Values and all gradients of a random projection agree in float64."""
+    torch.testing.assert_close(found, wanted)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grads = [torch.autograd.grad((x * weights).sum(), leaves, allow_unused=True) for x in (found, wanted)]
+    for first, second in zip(*grads, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("activation", PLAIN)
+@pytest.mark.parametrize(("ensemble", "out"), [(None, 3), (2, 1), (2, 3)])
+def test_a_perceptron_and_its_gradients(activation, ensemble, out):
+    """Fails on a slope, a transposed product, a bias that is not summed over the batch, or members that share a gradient."""
+    g = torch.Generator().manual_seed(1)
+    net = MLP([4, 2], [8, 8, out], activation, g, ensemble=ensemble, init="torch").double()
+    x, y = (3 * torch.randn(16, n, generator=g, dtype=torch.float64) for n in (4, 2))
+    leaves = [x.requires_grad_(), y.requires_grad_(), *net.parameters()]
+    members = [None] if ensemble is None else range(ensemble)
+    wanted = torch.stack([plain(net, m, [x, y]) for m in members])
+    same(net(x, y), wanted[0] if ensemble is None else wanted, leaves)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, y), wanted[0] if ensemble is None else wanted)
+
+
+def test_mish_far_from_the_origin():
+    """Fails on a form that overflows or loses its digits, in value or slope, in float32."""
+    net = MLP([1], [1, 1], "mish", torch.Generator())
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(1.0 if p.dim() == 2 and p in set(net.weights) else 0.0)
+    x = torch.tensor([-200.0, -90.0, -30.0, -10.0, -1.0, 0.0, 1.0, 10.0, 30.0, 200.0])[:, None].requires_grad_()
+    same_x = x.detach().double().requires_grad_()
+    found, wanted = net(x), F.mish(same_x)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-7)
+    slopes = [torch.autograd.grad(v.sum(), leaf)[0].double() for v, leaf in ((found, x), (wanted, same_x))]
+    torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)
+
+
+def test_one_critic_and_the_action_gradient():
+    """`one` is the member asked for, the smaller value's gradient is taken state by state, and no gradient reaches the
+    critics' parameters. Fails on swapped members or a minimum over the batch mean."""
+    g = torch.Generator().manual_seed(2)
+    critics = TwinCritic(3, 2, (8, 8), "relu", g).double()
+    obs, action = (torch.randn(32, n, generator=g, dtype=torch.float64) for n in (3, 2))
+    action.requires_grad_()
+    for member in (0, 1):
+        for index in (member, torch.tensor([member])):
+            one = critics.one(index, obs, action)
+            same(one, plain(critics, member, [obs, action]).squeeze(-1), [action])
+            one = critics.one(index, obs, action)
+            assert torch.autograd.grad(one.sum(), critics.weights[0], allow_unused=True)[0] is None
+    values = [plain(critics, m, [obs, action]).squeeze(-1) for m in (0, 1)]
+    slopes = [torch.autograd.grad(v.sum(), action, retain_graph=True)[0] for v in values]
+    smaller = (values[1] < values[0])[:, None]
+    assert smaller.any()
+    assert not smaller.all()
+    torch.testing.assert_close(critics.action_gradient(obs, action, "min"), torch.where(smaller, slopes[1], slopes[0]))
+    torch.testing.assert_close(critics.action_gradient(obs, action, "mean"), (slopes[0] + slopes[1]) / 2)
+
+
+@pytest.mark.parametrize("time", ["fourier", "sinusoidal"])
+def test_the_noise_predictor_sees_its_own_time(time):
+    """Against the concatenation [x, obs, embedding(t)]. Fails if a row gets another row's time, state or bias."""
+    g = torch.Generator().manual_seed(3)
+    net = NoisePredictor(3, 2, (8, 8), 5, g, time=time, time_features=8, time_hidden=(6, 6), init="torch").double()
+    obs, x = (torch.randn(20, n, generator=g, dtype=torch.float64) for n in (3, 2))
+    t = torch.randint(5, (20,), generator=g)
+    embedded = plain(net.time_mlp, None, [net.time(t.double())])
+    same(net(obs, x, t), plain(net.body, None, [x, obs, embedded]), list(net.parameters()))
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_adam(clip):
+    """Against torch.optim.Adam over five steps, a learning rate that changes, and a restored state. Fails on a step count,
+    moments that are shared or lost, or a clip per tensor instead of over all."""
+    g = torch.Generator().manual_seed(4)
+    own = [torch.randn(n, generator=g).requires_grad_() for n in (3, 5)]
+    theirs = [p.detach().clone().requires_grad_() for p in own]
+    optimizer, library = Adam(own, 1e-2, clip), torch.optim.Adam(theirs, lr=1e-2)
+    for step in range(5):
+        optimizer.lr = library.param_groups[0]["lr"] = 1e-2 / (step + 1)
+        optimizer.minimise(sum((p**4).sum() for p in own))
+        library.zero_grad()
+        sum((p**4).sum() for p in theirs).backward()
+        norm = torch.cat([p.grad for p in theirs]).norm()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(theirs, clip)
+        torch.testing.assert_close(optimizer.grad_norm(), torch.minimum(norm, torch.tensor(clip)) if clip else norm)
+        library.step()
+        restored = Adam(own, 1e-2, clip)
+        restored.load_state_dict(optimizer.state_dict())
+        optimizer = restored
+    for mine, wanted in zip(own, theirs, strict=True):
+        torch.testing.assert_close(mine, wanted)

@@ -1,0 +1,173 @@
+"""What the command line does with good and bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench.rundir import RunDir
+
+GRID = ("run", "--no-report", "--algos", "sac", "--envs", "toy/interior", "--seeds", "1")
+BROKEN = """
+import gymnasium
+
+
+class NoConfig:
+    pass
+
+
+class Unbounded(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+    action_space = gymnasium.spaces.Box(-float("inf"), float("inf"), (1,))
+
+
+class Discrete(Unbounded):
+    action_space = gymnasium.spaces.Discrete(3)
+
+
+class Dict(Unbounded):
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+    observation_space = gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-1, 1, (2,))})
+
+
+for kind in (Unbounded, Discrete, Dict):
+    gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=10)
+"""
+
+BAD = {
+    "algorithm": (["--algos", "qsn"], "did you mean qsm"),
+    "no algorithm": (["--algos", ""], "--algos"),
+    "environment": (["--envs", "dmc/walker-wlk"], "did you mean dmc/walker-walk"),
+    "gym environment": (["--envs", "gym/Pendulum-v11"], "gym/Pendulum-v1"),
+    "family": (["--envs", "atari/Pong"], "unknown environment 'atari/Pong'"),
+    "discrete actions": (["--envs", "gym/bad_plugin:Discrete-v0"], "Discrete(3) actions"),
+    "dict observations": (["--envs", "gym/bad_plugin:Dict-v0"], "Dict observations"),
+    "unbounded actions": (["--envs", "gym/bad_plugin:Unbounded-v0"], "unbounded actions"),
+    "preset": (["--preset", "quik"], "did you mean quick"),
+    "key": (["stepps=3000"], "did you mean steps"),
+    "nested key": (["eval.candidate=3"], "did you mean eval.candidates"),
+    "argument": (["--seed", "x", "--sedes", "3"], "--sedes"),
+    "word": (["qsm"], "key=value"),
+    "seeds 0": (["--seeds", "0"], "--seeds 0"),
+    "seeds 3-1": (["--seeds", "3-1"], "did you mean 1-3"),
+    "seeds -1": (["--seeds=-1"], "--seeds"),
+    "seeds x": (["--seeds", "x"], "neither a number"),
+    "seeds twice": (["--seeds", "0-2,1"], "twice"),
+    "negative steps": (["steps=-3"], "steps=-3 is out of range"),
+    "no update": (["steps=500", "warmup=500"], "no update would happen"),
+    "batch over warm-up": (["steps=4000", "warmup=100"], "batch of 256 is larger than the warm-up"),
+    "no parse": (["steps=[1"], "cannot parse"),
+    "sweep": (["steps=1,2"], "gives several values"),
+    "added key": (["+foo=1"], "cannot be added"),
+    "type": (["steps=many"], "steps='many' has the wrong type"),
+    "float for int": (["steps=3e3"], "steps=3000.0 has the wrong type"),
+    "bool for number": (["algo.gamma=true"], "algo.gamma=True has the wrong type"),
+    "number for list": (["algo.actor_hidden=16"], "a list is wanted"),
+    "number for group": (["eval=3"], "eval=3 has the wrong type"),
+    "empty value": (["algo.gamma="], "algo.gamma"),
+    "infinite": (["algo.tau=inf"], "algo.tau"),
+    "not a number": (["algo.actor_lr=nan"], "algo.actor_lr"),
+    "algo key of none": (["algo.m_q=3"], "no listed algorithm has 'algo.m_q'"),
+    "variant key": (["--algos", "qsm(m_w=3)"], "did you mean m_q"),
+    "variant brackets": (["--algos", "qsm(m_q=3"], "parentheses"),
+    "labels twice": (["--algos", "qsm,qsm(m_q=3)"], "twice"),
+    "label": (["--algos", "a/b=qsm"], "no directory name"),
+    "T": (["--algos", "qsm", "algo.T=0"], "T=0 is out of range"),
+    "n_step": (["algo.n_step=0"], "n_step=0 is out of range"),
+    "eta": (["--algos", "dql", "algo.eta=-1"], "eta=-1"),
+    "choice": (["device=tpu"], "one of cpu, cuda"),
+    "algo by override": (["algo=qsm"], "use --algos"),
+    "plug-in module": (["--algos", "a=no_such_module:Agent"], "no_such_module"),
+    "plug-in class": (["--algos", "a=bad_plugin:Missing"], "has no 'Missing'"),
+    "plug-in no agent": (["--algos", "a=bad_plugin:NoConfig"], "is no agent"),
+    "name": (["--name", "../up"], "no directory name"),
+    "jobs": (["--jobs", "0"], "--jobs 0"),
+    "jobs type": (["--jobs", "x"], "--jobs"),
+    "engine": (["--engine", "cloud"], "unknown engine"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(command, tmp_path, monkeypatch, case):
+    arguments, says = BAD[case]
+    plugins = tmp_path / "elsewhere"
+    plugins.mkdir()
+    (plugins / "bad_plugin.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(plugins)
+    monkeypatch.setattr("bench.cli.carry", lambda *_: pytest.fail("bad input was carried out"))
+    done = command(*GRID, *arguments)
+    assert done.code == 2, done
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1, done.err
+    assert says in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["worker", "--index", "0"], "--name"), (["worker", "--name", "none", "--index", "0"], "0 cells"),
+        (["worker", "--name", "none"], "--index"), (["status", "--name", "none"], "no experiment"), (["status"], "--name"),
+        (["status", "--name", "x", "steps=3"], "takes no settings"), (["list", "colours"], "invalid choice"), (["rum"], "rum"),
+    ],
+)  # fmt: skip
+def test_other_commands_refuse_in_one_line_too(command, tmp_path, argv, says):
+    done = command(*argv)
+    assert (done.code, done.err.count("\n")) == (2, 1), done
+    assert says in done.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_real_process_shows_no_traceback(tmp_path):
+    argv = [sys.executable, "-m", "bench", *GRID, "stepps=3000"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: unknown key 'stepps'; did you mean steps?\n"
+    assert not any(tmp_path.iterdir())
+
+
+def test_list(command):
+    assert {"qsm", "dql", "sac", "qsm_official"} <= set(command("list", "algos").out.split())
+    assert {"quick", "paper"} <= set(command("list", "presets").out.split())
+    assert {"dmc/cartpole-swingup", "gym/Pendulum-v1", "toy/interior"} <= set(command("list", "envs").out.split())
+
+
+def test_overrides_in_any_position_reach_the_run(command, tmp_path, monkeypatch):
+    asked = []
+
+    def carry(engine, experiment, todo, jobs):
+        asked.append(jobs)
+        return dict.fromkeys(todo, "stopped")
+
+    monkeypatch.setattr("bench.cli.carry", carry)
+    line = "run steps=3000 --algos sac,hot=qsm(m_q=120) algo.batch_size=32 --jobs 3 --envs toy/interior --seeds 0,4"
+    done = command(*line.split(), "eval.candidates=2", "--no-report", "--name", "trial", "--root", "out")
+    assert done.code == 3, done.err  # nothing ran
+    cells = json.loads((tmp_path / "out" / "trial" / "experiment.json").read_text())["cells"]
+    assert asked == [3]
+    assert [cell["dir"] for cell in cells] == [f"toy_interior/{a}/seed_{k}" for a in ("sac", "hot") for k in (0, 4)]
+    configs = [cell["config"] for cell in cells]
+    assert {(c["steps"], c["algo"]["batch_size"], c["eval"]["candidates"]) for c in configs} == {(3000, 32, 2)}
+
+
+def test_a_directory_with_other_settings_is_refused_and_kept(command, tmp_path, small, train):
+    directory = tmp_path / "runs" / "old" / "toy_interior" / "sac" / "seed_0"
+    train(small("sac", "steps=100", "warmup=96", env="toy/interior"), directory)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = command(*GRID, "--name", "old", "steps=4000", "warmup=300", "eval.candidates=4")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    for key in ("warmup: 96 there, 300 asked for", "eval.candidates: 1 there, 4 asked for", "algo.batch_size: 16 there, 256"):
+        assert key in done.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_steps_can_be_raised_but_not_lowered_nor_without_the_replay(small, train, tmp_path):
+    train(small("sac", "steps=100", "warmup=96", env="toy/interior"), tmp_path)
+    directory = RunDir(tmp_path)
+    with pytest.raises(ValueError, match="can only be raised"):
+        directory.prepare(small("sac", "steps=99", "warmup=96", env="toy/interior"))
+    with pytest.raises(ValueError, match=r"replay was dropped.*keep_replay=true"):
+        directory.prepare(small("sac", "steps=120", "warmup=96", env="toy/interior"))

@@ -1,0 +1,157 @@
+"""conf/ and the schema agree; the grid's grammar; what decides identity and names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import yaml
+
+import algos
+import envs
+from bench import config as schema
+from bench.config import CONF, RunConfig, UsageError, agent_config, algo_values, available, identity
+from bench.grid import parse_seeds, parse_variants, plan
+
+PLUGIN = """
+from algos.sac import SAC
+
+
+class Mine(SAC):
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", algos.AGENTS)
+def test_yaml_holds_the_defaults_of_the_dataclass(name):
+    values = yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text())
+    assert values.pop("agent") == name
+    assert values == schema.plain(dataclasses.asdict(algos.agent_class(name).Config()))
+
+
+@pytest.mark.parametrize("name", available("algo"))
+def test_every_algorithm_composes_and_says_what_it_changed(name):
+    values = algo_values(name)
+    own = yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text())
+    assert {key: values[key] for key in own if key != "defaults"} == {k: v for k, v in own.items() if k != "defaults"}
+    changed = schema.changed_from_defaults(values)
+    defaults = schema.plain(dataclasses.asdict(type(agent_config(values))()))
+    assert set(changed) == {key for key in defaults if values[key] != defaults[key]}
+
+
+@pytest.mark.parametrize("name", available("preset"))
+def test_every_preset_makes_its_grid(name):
+    cells, default = plan(name, None, None, None, [])
+    wanted = schema.grid_defaults(name)
+    assert len(cells) == len(wanted.algos) * len(wanted.envs) * wanted.seeds
+    assert default.startswith(f"{name}-")
+
+
+def test_config_yaml_has_the_keys_of_the_dataclasses():
+    values = yaml.safe_load((CONF / "config.yaml").read_text())
+    values.pop("defaults")
+    fields = {field.name: field for field in dataclasses.fields(RunConfig)}
+    assert set(values) - {"grid"} == set(fields) - {"label", "algo", "seed"}
+    assert set(values["eval"]) == {field.name for field in dataclasses.fields(schema.EvalConfig)}
+    assert set(values["grid"]) == {field.name for field in dataclasses.fields(schema.GridConfig)}
+    for name in set(values) - {"grid", "env", "eval"}:
+        assert values[name] == fields[name].default, name
+    assert schema.typed(schema.EvalConfig, values["eval"]) == schema.EvalConfig()
+
+
+@pytest.mark.parametrize("family", envs.FAMILIES)
+def test_env_yaml_holds_the_defaults_of_its_family(family):
+    values = yaml.safe_load((CONF / "env" / f"{family}.yaml").read_text())
+    assert values == dataclasses.asdict(envs.config_class(family)())
+
+
+# -- the grid ----------------------------------------------------------------------------------------------------------
+
+
+def test_variants_have_labels_settings_and_plugins():
+    text = "qsm,hot=qsm(m_q=120,actor_hidden=[8,8]),mine=my_pkg.agents:MyAgent,my_pkg.agents:Other(T=3)"
+    found = [(v.label, v.algo, dict(v.settings)) for v in parse_variants(text)]
+    assert found == [
+        ("qsm", "qsm", {}),
+        ("hot", "qsm", {"m_q": 120, "actor_hidden": [8, 8]}),
+        ("mine", "my_pkg.agents:MyAgent", {}),
+        ("Other", "my_pkg.agents:Other", {"T": 3}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [0, 1, 2]), ("0-2", [0, 1, 2]), ("7-7", [7]), ("0,3,7", [0, 3, 7]), ("5-6,1", [5, 6, 1])]
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+def test_a_grid_is_every_combination_and_each_cell_has_its_own_command():
+    cells, _ = plan("quick", "qsm,hot=qsm(m_q=120)", "toy/interior,toy/corner", "2", ["steps=6000", "algo.T=3"])
+    keys = [(c.config.env["id"], c.config.label, c.config.seed) for c in cells]
+    assert len(set(keys)) == len(keys) == 8
+    hot = next(c for c in cells if c.config.label == "hot")
+    assert (hot.config.algo["m_q"], hot.config.algo["T"], hot.config.steps) == (120.0, 3, 6000)
+    again, _ = plan("quick", "hot=qsm(m_q=120)", "toy/interior", "0-0", ["steps=6000", "algo.T=3"])
+    assert again[0].config == hot.config
+    assert "--algos 'hot=qsm(m_q=120)' --envs toy/interior --seeds 0-0 steps=6000 algo.T=3" in hot.command
+
+
+def test_presets_set_an_environment_and_the_command_line_wins():
+    cells, _ = plan("quick", "sac", "dmc/cartpole-swingup,dmc/walker-walk", "1", [])
+    assert [c.config.env["action_repeat"] for c in cells] == [8, 1]
+    cells, _ = plan("quick", "sac", "dmc/cartpole-swingup", "1", ["env.action_repeat=4"])
+    assert cells[0].config.env["action_repeat"] == 4
+
+
+def test_algo_keys_reach_the_algorithms_that_have_them():
+    cells, _ = plan("quick", "qsm,sac", "toy/interior", "1", ["algo.m_q=7", "algo.tau=0.5"])
+    assert [(c.config.algo.get("m_q"), c.config.algo["tau"]) for c in cells] == [(7.0, 0.5), (None, 0.5)]
+
+
+def test_a_plugin_brings_its_dataclass(tmp_path, monkeypatch):
+    (tmp_path / "outside_agents.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    cells, _ = plan("quick", "mine=outside_agents:Mine(tau=0.1)", "toy/interior", "1", ["algo.gamma=0.5"])
+    algo = cells[0].config.algo
+    assert (algo["agent"], algo["tau"], algo["gamma"]) == ("outside_agents:Mine", 0.1, 0.5)
+    assert schema.changed_from_defaults(algo) == {"tau": [0.005, 0.1], "gamma": [0.99, 0.5]}
+
+
+def test_a_users_conf_folder_is_searched(tmp_path, monkeypatch):
+    (tmp_path / "conf" / "algo").mkdir(parents=True)
+    (tmp_path / "conf" / "algo" / "sharp.yaml").write_text("defaults: [qsm]\nm_q: 400.0\n")
+    monkeypatch.chdir(tmp_path)
+    assert "sharp" in available("algo")
+    cells, _ = plan("quick", "sharp", "toy/interior", "1", [])
+    assert cells[0].config.algo["m_q"] == 400.0
+
+
+# -- identity ----------------------------------------------------------------------------------------------------------
+
+
+def test_identity_leaves_out_steps_and_operation_only():
+    fields = {f.name for f in dataclasses.fields(RunConfig)}
+    config = plan("quick", "sac", "toy/interior", "1", [])[0][0].config
+    assert fields - {key.partition(".")[0] for key in identity(config)} == {"steps", *schema.OPERATION}
+
+
+def test_default_name_follows_identity_but_not_algorithm_environment_seed_and_steps():
+    def name(algo="sac", env="toy/interior", seeds="1", *overrides):
+        return plan("quick", algo, env, seeds, list(overrides))[1]
+
+    same = {name(), name("qsm"), name("sac", "toy/corner"), name("sac", "toy/interior", "4-4"),
+            name("sac", "toy/interior", "1", "steps=9000"), name("sac", "toy/interior", "1", "threads=2")}  # fmt: skip
+    assert len(same) == 1
+    assert name("sac", "toy/interior", "1", "eval.candidates=4") not in same
+
+
+def test_automatic_intervals_follow_steps():
+    config = plan("quick", "sac", "toy/interior", "1", ["steps=20000", "eval_every=null", "log_every=null"])[0][0].config
+    resolved = config.resolved()
+    assert (resolved.warmup, resolved.eval_every, resolved.log_every) == (2000, 1250, 312)
+
+
+def test_a_setting_of_the_wrong_type_names_both():
+    with pytest.raises(UsageError, match=r"algo\.m_q='much' has the wrong type: float is wanted"):
+        plan("quick", "qsm", "toy/interior", "1", ["algo.m_q=much"])

@@ -1,0 +1,1 @@
+from bench.conformance import *  # noqa: F403

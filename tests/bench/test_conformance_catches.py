@@ -1,0 +1,217 @@
+"""Each conformance test fails on the mistake that it is there for, and says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import conformance
+
+BROKEN = """
+import torch
+from dataclasses import dataclass
+from algos.agent import Adam, normal
+from algos import sac, td3
+
+
+@dataclass
+class Loose:
+    tau: float = 0.5
+
+
+class Mutable(sac.SAC):
+    Config = Loose
+
+
+@dataclass(frozen=True)
+class Careless(sac.Config):
+    def __post_init__(self):
+        pass
+
+
+class NoValidation(sac.SAC):
+    Config = Careless
+
+
+class UnboundedActions(sac.SAC):
+    def act(self, obs, noise, mode):
+        return 1.01 * super().act(obs, noise, mode)
+
+
+class WrongShape(sac.SAC):
+    def act(self, obs, noise, mode):
+        return super().act(obs, noise, mode).squeeze(0)
+
+
+class HiddenDraw(sac.SAC):
+    def act(self, obs, noise, mode):
+        return (super().act(obs, noise, mode) + 0.01 * torch.randn(len(obs), self.spec.act_dim)).clamp(-1, 1)
+
+
+class HiddenUpdateDraw(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, {"eps": torch.randn_like(noise["eps"])})
+
+
+class UndeclaredDraw(sac.SAC):
+    def draws(self, phase, n):
+        return {} if phase == "critic" else super().draws(phase, n)
+
+
+class UnusedDraw(sac.SAC):
+    def draws(self, phase, n):
+        return super().draws(phase, n) | ({"more": normal(n)} if phase == "actor" else {})
+
+
+class Attached(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, noise) | {"again": self.critics(batch.obs, batch.action)}
+
+
+class Reads(sac.SAC):
+    def critic(self, batch, noise):
+        info = super().critic(batch, noise)
+        return info if info["critic_loss"].item() >= 0 else {}
+
+
+class NoLoss(td3.TD3):
+    def critic(self, batch, noise):
+        super().critic(batch, noise)
+        return {}
+
+    def actor(self, batch, noise):
+        super().actor(batch, noise)
+        return {}
+
+
+class Nan(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, noise) | {"ratio": torch.zeros(()) / 0}
+
+
+class EveryUpdate(td3.TD3):
+    def due(self):
+        return list(self.phases)
+
+
+class LeftOut(sac.SAC):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.critic_optimizer = Adam(list(self.critics.parameters())[:-1], 1e-3)
+
+
+class Frozen(sac.SAC):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.critic_optimizer = Adam(self.critics, 0.0)
+
+
+class Drifts(sac.SAC):
+    def target(self, batch, noise):
+        with torch.no_grad():
+            self.target_critics.weights[0].add_(0.01)
+        return super().target(batch, noise)
+
+
+class DeadTarget(sac.SAC):
+    def target(self, batch, noise):
+        return {}
+
+
+class LeakyGradient(sac.SAC):
+    def actor(self, batch, noise):
+        self.target_critics.requires_grad_(True)
+        self.target_critics(batch.obs, batch.action).mean().backward()
+        return super().actor(batch, noise)
+
+
+class SameWeights(sac.SAC):
+    def __init__(self, spec, config, generator, device="cpu"):
+        super().__init__(spec, config, torch.Generator().manual_seed(0), device)
+
+
+class Forgets(sac.SAC):
+    def optimizers(self):
+        return {name: value for name, value in super().optimizers().items() if name != "critic_optimizer"}
+
+
+class Momentum(sac.SAC):
+    '''Keeps a statistic outside its state_dict.'''
+    scale = 1.0
+
+    def critic(self, batch, noise):
+        self.scale = 0.9 * self.scale
+        return super().critic(batch._replace(reward=batch.reward * self.scale), noise)
+
+
+class WritesBatch(sac.SAC):
+    def critic(self, batch, noise):
+        batch.reward.mul_(0.5)
+        return super().critic(batch, noise)
+
+
+class ActLearns(sac.SAC):
+    def act(self, obs, noise, mode):
+        with torch.no_grad():
+            self.policy.body.biases[0].add_(1e-3)
+        return super().act(obs, noise, mode)
+
+
+class TwoValues(sac.SAC):
+    def value(self, obs, action):
+        return self.target_critics(obs, action)
+
+
+class VectorMetric(sac.SAC):
+    def diagnose(self, info):
+        return super().diagnose(info) | {"all_q": info["q"]}
+
+
+class TakesUnbounded(sac.SAC):
+    def __init__(self, spec, config, generator, device="cpu"):
+        self.bounded_actions = False
+        super().__init__(spec, config, generator, device)
+"""
+CAUGHT = [
+    ("Mutable", "test_config_is_a_frozen_dataclass_of_plain_values", "frozen"),
+    ("NoValidation", "test_config_refuses_what_makes_no_sense", "DID NOT RAISE"),
+    ("TakesUnbounded", "test_unbounded_actions_are_refused_by_agents_that_need_bounds", "DID NOT RAISE"),
+    ("UnboundedActions", "test_actions_have_the_shape_and_the_bounds", r"leaves \[-1, 1\]"),
+    ("WrongShape", "test_actions_have_the_shape_and_the_bounds", r"not \(1, 2\)"),
+    ("HiddenDraw", "test_act_is_a_pure_function_of_obs_and_noise", "of the same obs and noise, twice"),
+    ("ActLearns", "test_act_is_a_pure_function_of_obs_and_noise", "obs and noise, twice|parameters after act"),
+    ("HiddenUpdateDraw", "test_update_is_a_pure_function_of_parameters_batch_and_noise", "what update returned"),
+    ("UndeclaredDraw", "test_phases_use_the_draws_they_declare_and_no_others", r"'critic' uses noise\['eps'\]"),
+    ("UnusedDraw", "test_phases_use_the_draws_they_declare_and_no_others", r"'actor' declares \['more'\]"),
+    ("Attached", "test_phases_return_finite_detached_tensors", "again is attached"),
+    ("Nan", "test_phases_return_finite_detached_tensors", "ratio is not finite"),
+    ("NoLoss", "test_phases_return_finite_detached_tensors", r"no phase returns a \*_loss"),
+    ("Reads", "test_phases_read_no_value_on_the_host", "reads a tensor's value"),
+    ("EveryUpdate", "test_phases_run_when_they_are_due", "due were"),
+    ("WritesBatch", "test_update_leaves_the_batch_alone", "the batch after phase 'critic'"),
+    ("LeftOut", "test_every_trained_parameter_moves_and_targets_follow", "critics.biases.2 never moves"),
+    ("Frozen", "test_every_trained_parameter_moves_and_targets_follow", "critics.weights.0 is in an optimizer and did not"),
+    ("Drifts", "test_every_trained_parameter_moves_and_targets_follow", "target_critics is in no optimizer and moved"),
+    ("DeadTarget", "test_every_trained_parameter_moves_and_targets_follow", "target_critics.weights.0 never moves"),
+    ("LeakyGradient", "test_optimizers_hold_no_gradient_of_others", "target_critics.weights.0 is not trained and has"),
+    ("SameWeights", "test_same_seed_same_parameters_other_seed_others", "two seeds start from the same weights"),
+    ("Forgets", "test_state_dict_continues_bit_for_bit", "what update returned after loading|after training on"),
+    ("Momentum", "test_state_dict_continues_bit_for_bit", "what update returned after loading"),
+    ("TwoValues", "test_value_has_one_number_per_row", r"\(2, 5\) for 5 rows"),
+    ("VectorMetric", "test_diagnose_gives_finite_scalars", "all_q.* is no scalar"),
+]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("broken")
+    (path / "broken_agents.py").write_text(BROKEN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path)
+        yield "broken_agents"
+
+
+@pytest.mark.parametrize(("name", "test", "says"), CAUGHT, ids=[name for name, _, _ in CAUGHT])
+def test_caught(broken, name, test, says):
+    arguments = {"mode": "sample", "n": 1} if "shape" in test else {"mode": "sample"} if "pure_function_of_obs" in test else {}
+    with pytest.raises((AssertionError, pytest.fail.Exception), match=says):
+        getattr(conformance, test)(f"{broken}:{name}", **arguments)

@@ -1,0 +1,76 @@
+"""The evaluation rule: whole episodes, the same for all, the best of N by the smaller target critic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import envs
+from algos.agent import normal
+from bench.evaluate import Evaluator, stream_seed
+
+
+class Stub:
+    """Acts with its noise; its value is largest for actions near `best`."""
+
+    best = torch.tensor([0.3, -0.4])  # the optimum of toy/interior
+
+    def __init__(self):
+        self.modes = []
+
+    def draws(self, mode, n):
+        return {"eps": normal(n, 2)}
+
+    def act(self, obs, noise, mode):
+        self.modes.append((mode, len(obs)))
+        return noise["eps"].clamp(-1, 1)
+
+    def value(self, obs, action):
+        return -(action - self.best).norm(dim=1)
+
+
+def test_best_of_n_plays_the_candidate_of_largest_value(small):
+    evaluator = Evaluator(small("sac", "eval.candidates=7", env="toy/interior"), torch.device("cpu"))
+    stub, obs = Stub(), torch.ones(3, 1)
+    action = evaluator.act(stub, obs, torch.Generator().manual_seed(4))
+    drawn = torch.randn(21, 2, generator=torch.Generator().manual_seed(4)).clamp(-1, 1).view(3, 7, 2)
+    best = torch.stack([min(row, key=lambda a: float((a - Stub.best).norm())) for row in drawn])
+    assert torch.equal(action, best)
+    assert stub.modes == [("sample", 21)]  # candidates are draws from the behaviour distribution
+
+
+@pytest.mark.parametrize("rule", ["own", "sample"])
+def test_without_candidates_the_rule_names_the_mode(small, rule):
+    evaluator, stub = Evaluator(small("sac", f"eval.action={rule}", env="toy/interior"), torch.device("cpu")), Stub()
+    evaluator.play(stub, 0)
+    assert stub.modes == [(rule, 2)]
+
+
+def test_returns_are_those_of_whole_episodes_from_their_own_seeds(small):
+    """Played again by hand, one episode at a time, with the actions that lock step gave each."""
+    config = small("sac", "eval.episodes=4")
+    stub = Stub()
+    record = Evaluator(config, torch.device("cpu")).play(stub, 3)
+    generator = torch.Generator().manual_seed(stream_seed(0, 1, 3))
+    actions = torch.stack([torch.randn(4, 2, generator=generator).clamp(-1, 1) for _ in stub.modes]).numpy()
+    env, _ = envs.make("toy/multigoal", (0, 1), 4)
+    env.start([3] * 4)
+    returns, lengths, open_ = np.zeros(4), np.zeros(4, int), np.ones(4, bool)
+    for step in actions:
+        _, reward, terminated, truncated, _ = env.step(step)
+        for i in np.flatnonzero(open_):
+            returns[i] += reward[i]
+            lengths[i] += 1
+            open_[i] = not (terminated[i] or truncated[i])
+    assert not open_.any()
+    assert (record["returns"], record["lengths"]) == (returns.tolist(), lengths.tolist())
+    assert max(record["lengths"]) <= 30
+
+
+def test_an_evaluation_depends_on_its_number_alone(small):
+    config = small("sac")
+    first, second = Evaluator(config, torch.device("cpu")), Evaluator(config, torch.device("cpu"))
+    played = [first.play(Stub(), index) for index in (0, 1, 2)]
+    assert second.play(Stub(), 2) == played[2]
+    assert played[0] != played[1]

@@ -1,0 +1,276 @@
+"""A run's records depend on its identity alone: not on how often it is evaluated, stopped, killed or continued."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import algos
+import bench
+from algos.agent import sample
+from bench import run
+from bench.rundir import RunDir, load_tensors
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    from bench.grid import plan
+
+    path = tmp_path_factory.mktemp("run")
+    settings = "actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16"
+    overrides = ["steps=300", "warmup=40", "eval_every=120", "log_every=50", "eval.episodes=3", "env.action_repeat=2"]
+    config = plan("quick", f"little=qsm({settings})", "toy/multigoal", "2-2", overrides)[0][0].config
+    session = {"jobs": 3, "command": ["bench"], "cell_command": "one cell"}
+    assert run.run(config, path, session) == "done"
+    return path
+
+
+# -- what a run leaves -------------------------------------------------------------------------------------------------
+
+
+def test_records_stand_at_their_intervals_and_count_frames(written):
+    metrics, evals, clock = (lines(written / f"{name}.jsonl") for name in ("metrics", "evals", "clock"))
+    assert [r["env_step"] for r in metrics] == list(range(50, 301, 50))
+    assert [r["env_step"] for r in evals] == [0, 120, 240, 300]
+    assert len(clock) == len(metrics) + len(evals)
+    # two frames a decision; one update a decision from frame 40 on
+    assert [r["update"] for r in metrics] == [(step - 40) // 2 for step in range(50, 301, 50)]
+    assert all(len(r["returns"]) == len(r["lengths"]) == 3 for r in evals)
+    assert {"critic_loss", "actor_loss", "q_mean", "q_max", "target_q_mean", "alignment"} <= metrics[-1].keys()
+    assert clock[-1]["active"] <= clock[-1]["total"]
+    assert clock[-1]["updates_timed"] == metrics[-1]["update"]
+    assert {"env", "act", "store", "sample", "critic", "actor", "target", "eval"} <= clock[-1]["wall"].keys()
+
+
+def test_the_other_files_say_what_they_are_for(written):
+    config = yaml.safe_load((written / "config.yaml").read_text())
+    assert config["algo"]["name"] == config["algo"]["agent"] == "qsm"
+    assert config["changed"]["batch_size"] == [256, 16]
+    assert config["auto"] == []
+    assert config["spec"]["score"]["high"] is not None
+    (session,) = json.loads((written / "provenance.json").read_text())["sessions"]
+    assert (session["jobs"], session["cell_command"], session["threads"]) == (3, "one cell", 1)
+    assert {"torch", "numpy"} <= session["packages"].keys()
+    counted = json.loads((written / "cost.json").read_text())
+    assert counted["parameters"] > counted["actor_parameters"] > 0
+    with np.load(written / "probes.npz") as probes:
+        assert probes["actions"].shape == (4, 4, 64, 2)
+        assert probes["env_step"].tolist() == [0, 120, 240, 300]
+    assert (written / "DONE").exists()
+    assert not (written / "replay").exists()
+    assert RunDir(written).state() == "done"
+
+
+def test_automatic_intervals_are_recorded_as_such(small, train, tmp_path):
+    config = small("sac", "steps=200", "warmup=40", "log_every=null", "env.num_envs=2")
+    train(config, tmp_path)
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (stored["auto"], stored["log_every"]) == (["log_every"], 3)
+    assert [r["env_step"] for r in lines(tmp_path / "metrics.jsonl")][:3] == [4, 6, 10]  # the first decision at or past 3, 6, 9
+    assert json.loads((tmp_path / "DONE").read_text())["update"] == 160  # one for each of 80 decisions of two copies
+
+
+def test_load_policy_acts_as_the_agent_did(written, small):
+    agent_state = load_tensors(written / "checkpoint.pt")["agent"]
+    policy = bench.load_policy(written, seed=7)
+    for name, network in policy.agent.networks().items():
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, agent_state[name][key])
+    obs = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    noise = sample(policy.agent.draws("own", 5), torch.Generator().manual_seed(7))
+    assert np.array_equal(policy(obs), policy.agent.act(torch.from_numpy(obs), noise, "own").numpy())
+    assert policy(obs[0]).shape == (2,)
+    with pytest.raises(FileNotFoundError):
+        bench.load_policy(written / "nowhere")
+
+
+# -- what decides the numbers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algo", ["qsm", "td3"])
+def test_how_often_one_evaluates_never_changes_training(small, train, results, tmp_path, algo):
+    train(small(algo, "eval_every=160"), tmp_path / "seldom")
+    train(small(algo, "eval_every=7", "eval.episodes=5"), tmp_path / "often")
+    seldom, often = results(tmp_path / "seldom"), results(tmp_path / "often")
+    assert len(seldom["evals"].splitlines()) == 2 < len(often["evals"].splitlines())
+    assert seldom["metrics"] == often["metrics"]
+    assert seldom["parameters"] == often["parameters"]
+
+
+def test_seeds_differ_and_algorithms_share_their_first_states(small, train, results, tmp_path):
+    train(small("sac", "steps=60"), tmp_path / "sac")
+    train(small("td3", "steps=60"), tmp_path / "td3")
+    train(small("sac", "steps=60", seed=1), tmp_path / "other")
+    assert results(tmp_path / "sac")["metrics"] != results(tmp_path / "other")["metrics"]
+    obs = {name: np.load(tmp_path / name / "probes.npz")["obs"] for name in ("sac", "td3", "other")}
+    assert np.array_equal(obs["sac"], obs["td3"])
+    assert not np.array_equal(obs["sac"], obs["other"])
+    replays = []
+    for name in ("sac", "td3"):
+        config = small(name, "steps=60", "keep_replay=true")
+        train(config, tmp_path / f"kept_{name}")
+        replays.append(load_tensors(min((tmp_path / f"kept_{name}" / "replay").glob("*.pt"))))
+    for field in ("obs", "action", "reward"):  # common random numbers: the 32 warm-up frames are the same for all
+        assert torch.equal(replays[0][field][:32], replays[1][field][:32])
+
+
+@pytest.mark.parametrize("algo", [*algos.AGENTS, "dql_official(candidates=2,ema_start=20)", "qsm(n_step=3,capacity=60)"])
+def test_killed_and_continued_is_bit_for_bit_the_undisturbed_run(small, train, results, tmp_path, algo):
+    config = small(algo)
+    train(config, tmp_path / "undisturbed")
+    rng = np.random.default_rng(sum(map(ord, algo)))
+    kill_at = [int(rng.integers(*between)) for between in ((1, 59), (60, 118), (119, 160))]  # checkpoints at 59 and 118
+    assert train(config, tmp_path / "killed", kill_at) == "done"
+    first, second = results(tmp_path / "undisturbed"), results(tmp_path / "killed")
+    for part in first:
+        assert first[part] == second[part], f"{part} differ after kills at {kill_at}"
+    with np.load(tmp_path / "undisturbed" / "probes.npz") as a, np.load(tmp_path / "killed" / "probes.npz") as b:
+        assert all(np.array_equal(a[name], b[name]) for name in a.files)
+    sessions = json.loads((tmp_path / "killed" / "provenance.json").read_text())["sessions"]
+    assert len(sessions) == 4
+
+
+@pytest.mark.parametrize(
+    ("env", "setting"), [("dmc/cartpole-swingup", "env.action_repeat=2"), ("toy/multigoal", "env.num_envs=3")]
+)
+def test_a_kill_within_an_episode_or_among_copies_changes_nothing(small, train, results, tmp_path, env, setting):
+    config = small("sac", "steps=200", "warmup=100", "eval.episodes=1", "eval_every=200", setting, env=env)
+    train(config, tmp_path / "undisturbed")
+    train(config, tmp_path / "killed", [90, 155])
+    assert results(tmp_path / "undisturbed") == results(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("moment", ["mark_done", "offsets", "_evaluate"])
+def test_a_kill_between_two_writes_loses_nothing(small, train, results, tmp_path, monkeypatch, moment):
+    """Just before DONE; between the replay pieces and the checkpoint that counts on them; in a later evaluation."""
+
+    class Killed(BaseException):
+        pass
+
+    config, owner = small("sac"), run.Run if moment == "_evaluate" else RunDir
+    train(config, tmp_path / "undisturbed")
+    original, calls = getattr(owner, moment), []
+
+    def killed(self, *arguments):
+        calls.append(1)
+        if len(calls) == (1 if moment == "mark_done" else 3):
+            raise Killed
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, moment, killed)
+        with pytest.raises(Killed):
+            run.run(config, tmp_path / "killed")
+    assert train(config, tmp_path / "killed") == "done"
+    assert results(tmp_path / "undisturbed") == results(tmp_path / "killed")
+
+
+def test_raising_steps_continues_to_the_longer_run(small, train, results, tmp_path):
+    train(small("sac", "steps=120", "keep_replay=true"), tmp_path / "raised")
+    assert RunDir(tmp_path / "raised").state() == "done"
+    assert train(small("sac", "steps=180"), tmp_path / "raised") == "done"
+    train(small("sac", "steps=180"), tmp_path / "direct")
+    assert results(tmp_path / "raised") == results(tmp_path / "direct")
+    assert not (tmp_path / "raised" / "replay").exists()
+
+
+def test_a_continued_run_keeps_its_automatic_intervals(small, train, tmp_path):
+    first = small("sac", "steps=200", "log_every=null", "keep_replay=true")
+    train(first, tmp_path)
+    longer, auto = RunDir(tmp_path).prepare(small("sac", "steps=6400", "log_every=null"))
+    assert (longer.log_every, auto) == (3, ["log_every"])
+
+
+def test_a_torn_last_line_is_cut_off(small, train, results, tmp_path):
+    config = small("sac")
+    train(config, tmp_path / "undisturbed")
+
+    class Killed(BaseException):
+        pass
+
+    decide = run.Run._decide
+
+    def until(self, warm):
+        if self.env_step >= 130:
+            raise Killed
+        decide(self, warm)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Run, "_decide", until)
+        with pytest.raises(Killed):
+            run.run(config, tmp_path / "torn")
+    for name in ("metrics.jsonl", "evals.jsonl", "clock.jsonl"):
+        with open(tmp_path / "torn" / name, "ab") as file:
+            file.write(b'{"env_step": 131, "crit')
+    train(config, tmp_path / "torn")
+    assert results(tmp_path / "undisturbed") == results(tmp_path / "torn")
+
+
+def test_stopping_writes_a_checkpoint_there(small, train, results, tmp_path):
+    config = small("td3", "checkpoint_every=100000")
+    train(config, tmp_path / "undisturbed")
+    stops = []
+
+    def stopper(current):
+        advance = current._heartbeat
+
+        def beat():
+            current.stop = current.env_step == 137
+            advance()
+
+        current._heartbeat = beat
+        stops.append(current)
+
+    assert run.run(config, tmp_path / "stopped", stopper=stopper) == "stopped"
+    assert RunDir(tmp_path / "stopped").state() == "stopped"
+    assert load_tensors(tmp_path / "stopped" / "checkpoint.pt")["counters"]["env_step"] == 138
+    assert train(config, tmp_path / "stopped") == "done"
+    assert results(tmp_path / "undisturbed") == results(tmp_path / "stopped")
+
+
+# -- checkpoints that are not what they should be ----------------------------------------------------------------------
+
+
+class Hostile:
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "hostile", "empty"])
+def test_a_checkpoint_that_cannot_be_trusted_is_refused_by_name(small, train, tmp_path, kind):
+    config, directory = small("sac", "steps=100"), tmp_path / "run"
+    train(config, directory)
+    (directory / "DONE").unlink()
+    path = directory / "checkpoint.pt"
+    if kind == "hostile":
+        torch.save({"agent": Hostile(tmp_path / "owned")}, path)
+    else:
+        path.write_bytes(path.read_bytes()[: 2000 if kind == "truncated" else 0])
+    before = {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read as a checkpoint") as error:
+        run.run(config, directory)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "owned").exists()
+    assert {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()} == before
+
+
+def test_records_shorter_than_the_checkpoint_remembers_are_refused(small, train, tmp_path):
+    config = small("sac", "steps=100")
+    train(config, tmp_path)
+    (tmp_path / "DONE").unlink()
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is shorter than its checkpoint remembers \(0 < "):
+        run.run(config, tmp_path)
