@@ -154,7 +154,8 @@ class DiffusionConfig(ReplayConfig):
         super().__post_init__()
         self.chain()  # refuses a bad T, schedule, kernel or temperature
         require_choice("time_embedding", self.time_embedding, ("fourier", "sinusoidal"))
-        require(self.time_features >= 4 and self.time_features % 2 == 0, "time_features", self.time_features, "an even number from 4")
+        even = self.time_features >= 4 and self.time_features % 2 == 0
+        require(even, "time_features", self.time_features, "an even number from 4")
         require(len(self.time_hidden) >= 1, "time_hidden", self.time_hidden, "one or more widths")
         require(self.explore_noise >= 0, "explore_noise", self.explore_noise, "0 or more")
 

@@ -97,8 +97,7 @@ class DiffusionQL(Agent):
 
     def last_draw(self, batch: Batch, noise: Mapping[str, Tensor]) -> Tensor:
         """The end of a chain before its clip, with the gradient of the whole chain."""
-        for _t, _x, _mean, draw in self.chain.walk(self.predictor, batch.obs, noise):
-            pass
+        *_, (_t, _x, _mean, draw) = self.chain.walk(self.predictor, batch.obs, noise)
         return draw
 
     def q_loss(self, batch: Batch, noise: Mapping[str, Tensor], draw: Tensor) -> tuple[Tensor, Tensor]:

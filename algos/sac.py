@@ -18,7 +18,7 @@ from algos.networks import GaussianPolicy, TwinCritic
 class Config(ReplayConfig):
     temperature_lr: float = 3e-4  # Adam on log alpha
     initial_temperature: float = 1.0  # alpha at the start
-    target_entropy_scale: float = 0.5  # target entropy = -scale * A (0.5: official QSM's SAC baseline; 1: the paper)
+    target_entropy_scale: float = 1.0  # target entropy = -scale * A (1: the paper; 0.5: official QSM's SAC baseline)
     critic_reduce: str = "min"  # of the critics in the actor's loss: min (paper) | mean (official QSM's baseline)
 
     def __post_init__(self) -> None:

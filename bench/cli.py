@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *groups) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         for group in groups:
             group(sub)
         return sub
@@ -46,11 +48,22 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     report = add("report", "write a report over one or several experiments")
     report.add_argument("runs", nargs="+", type=Path, help="experiment directories")
+    report.epilog = coverage_help()
     report.add_argument("--out", type=Path, help="where to (default: report/ in the first directory)")
     report.add_argument("--allow-mixed", action="store_true", help="merge runs with different evaluation rules, marked")
     report.add_argument("--allow-partial", action="store_true", help="aggregate although cells are missing, marked")
-    add("status", "print what is done, running, failed or missing", where)
+    add("status", "print what is done, running, failed or missing; 0 only if all is done", where)
+    add("watch", "show a live grid from another terminal, from its files alone", where)
     return main
+
+
+def coverage_help() -> str:
+    """How often the report's 95 % intervals cover the truth, from simulations; only built when that help is asked for."""
+    if sys.argv[1:3] not in (["report", "--help"], ["report", "-h"]):
+        return ""
+    from reports.stats import coverage_text
+
+    return coverage_text()
 
 
 def where(sub: argparse.ArgumentParser) -> None:
@@ -248,21 +261,42 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def status(args: argparse.Namespace) -> int:
+def existing(args: argparse.Namespace):
+    """The experiment that --root and --name say; UsageError if there is none."""
     from bench.config import UsageError
-    from bench.display import rows, table
     from bench.rundir import Experiment
 
     if not args.name:
-        raise UsageError("status needs --name")
+        raise UsageError(f"{args.command} needs --name")
     experiment = Experiment(args.root, args.name)
     if experiment.read() is None:
         raise UsageError(f"there is no experiment in {experiment.path}")
+    return experiment
+
+
+def watch(args: argparse.Namespace) -> int:
+    import time
+
+    from bench.display import Watcher, rows
+
+    experiment = existing(args)
+    with Watcher(experiment) as show:
+        while any(r["state"] == "running" for r in rows(experiment)):
+            show()
+            time.sleep(0.5)
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
     from rich.console import Console
+
+    from bench.display import rows, table
+
+    experiment = existing(args)
 
     data = rows(experiment)
     Console().print(table(data, str(experiment.path)))
     return 0 if all(r["state"] == "done" for r in data) else 1
 
 
-COMMANDS = {"run": run, "list": listing, "worker": worker, "report": report, "status": status}
+COMMANDS = {"run": run, "list": listing, "worker": worker, "report": report, "status": status, "watch": watch}

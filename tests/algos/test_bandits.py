@@ -17,7 +17,7 @@ from envs import toy
 
 SETTINGS = {"actor_hidden": (64, 64), "critic_hidden": (64, 64), "batch_size": 128, "actor_lr": 1e-3, "critic_lr": 1e-3}
 OF_DIFFUSION = {"time_features": 16, "time_hidden": (16, 16)}
-OF_SAC = {"temperature_lr": 1e-3, "initial_temperature": 0.1, "target_entropy_scale": 1.0}
+OF_SAC = {"temperature_lr": 1e-3, "initial_temperature": 0.1}
 OWN = {"qsm": OF_DIFFUSION, "dql": OF_DIFFUSION, "pg": OF_DIFFUSION, "sac": OF_SAC, "td3": {}}
 UPDATES = {"qsm": 1000, "dql": 400, "pg": 400, "sac": 1500, "td3": 500}
 HELD, DRAWS = 4000, 2000  # transitions in the replay; evaluation actions

@@ -66,16 +66,21 @@ def test_a_saturated_policy_can_come_back(make_agent, make_batch, update, name):
 
 def test_the_target_acts_with_the_averaged_actor_and_backs_up_the_largest_value(make_agent, make_batch, draw):
     """Fails on the online actor in the target, on min before max, or on actions grouped with the wrong state."""
-    agent, batch = make_agent("dql", max_q_actions=3), make_batch(8)
+    agent, batch = make_agent("dql", max_q_actions=3), make_batch(32)
     agent.averaged.load_state_dict(make_agent("dql", seed=5).predictor.state_dict())
     agent.target_critics.load_state_dict(make_agent("dql", seed=6).critics.state_dict())
-    noise, wanted = draw(agent, "critic", 8), []
-    for i in range(8):
+    with torch.no_grad():
+        agent.target_critics.biases[-1].copy_(-agent.target_critics(batch.obs, batch.action).mean(1)[:, None, None])
+    noise, wanted, wrong = draw(agent, "critic", 32), [], []
+    for i in range(32):
         rows = slice(3 * i, 3 * i + 3)
         obs, own = batch.next_obs[i].expand(3, -1), {"x_T": noise["x_T"][rows], "z": noise["z"][:, rows]}
         q = agent.target_critics(obs, agent.chain.sample(agent.averaged, obs, own))
         wanted.append(batch.reward[i] + 0.99 * q.max(dim=1).values.min())
-    torch.testing.assert_close(agent.target_q(batch, noise)[0], torch.stack(wanted).detach())
+        wrong.append(batch.reward[i] + 0.99 * q.min(dim=0).values.max())
+    wanted, wrong = torch.stack(wanted).detach(), torch.stack(wrong).detach()
+    assert (wanted - wrong).abs().max() > 1e-2
+    torch.testing.assert_close(agent.target_q(batch, noise)[0], wanted)
 
 
 def test_candidates_are_picked_by_softmax_of_q(make_agent, draw):

@@ -20,7 +20,7 @@ from bench.worker import work
 SMALL = "actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16"
 # A checkpoint stands one frame before a line of the log, at an update without TD3's delayed phases: the line has to be made
 # of what the checkpoint kept.
-QUICK = ("steps=160", "warmup=33", "eval_every=60", "log_every=20", "checkpoint_every=59", "eval.episodes=2")
+QUICK = ("steps=160", "warmup=33", "eval_every=80", "log_every=20", "checkpoint_every=59", "eval.episodes=2")
 
 
 @pytest.fixture
