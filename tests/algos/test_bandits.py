@@ -64,7 +64,7 @@ def test_a_corner_optimum(policy, name):
 
 
 def test_sac_at_a_corner(policy):
-    """With the benchmark's target entropy, -1/2 a dimension, samples earn what the best tanh-Gaussian of that entropy does:
+    """With a target entropy of -1/2 a dimension, samples earn what the best tanh-Gaussian of that entropy does:
     0.770, by numerical integration over mean and std. Fails on a temperature that settles at another entropy."""
     actions = policy("sac", "corner", mode="sample", target_entropy_scale=0.5)
     assert share("corner", actions) == pytest.approx(0.770, abs=0.02)
