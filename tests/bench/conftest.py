@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bench import cli, grid, run
+from bench.config import algo_values
 from bench.engines import local
 from bench.rundir import RunDir
 from bench.worker import work
@@ -43,11 +44,12 @@ def command(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def small():
-    """small(algo, *overrides, env=, seed=): the RunConfig of a run of a second. `algo` may bring settings: "qsm(T=2)"."""
+    """small(algo, *overrides, env=, seed=): the RunConfig of a run of a second. `algo` may bring settings: "qsm(n_step=3)"."""
 
     def config(algo: str, *overrides: str, env: str = "toy/multigoal", seed: int = 0):
         name, _, settings = algo.rstrip(")").partition("(")
-        inside = ",".join(filter(None, (SMALL, settings)))
+        chain = "T=2" if "T" in algo_values(name) else ""
+        inside = ",".join(filter(None, (SMALL, chain, settings)))
         cells, _ = grid.plan("quick", f"{name}({inside})", env, f"{seed}-{seed}", [*QUICK, *overrides])
         return cells[0].config
 

@@ -97,7 +97,7 @@ def test_load_policy_acts_as_the_agent_did(written, small):
 # -- what decides the numbers ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algo", ["qsm(T=2)", "td3"])
+@pytest.mark.parametrize("algo", ["qsm", "td3"])
 def test_how_often_one_evaluates_never_changes_training(small, train, results, tmp_path, algo):
     train(small(algo, "eval_every=160"), tmp_path / "seldom")
     train(small(algo, "eval_every=23", "eval.episodes=3"), tmp_path / "often")
