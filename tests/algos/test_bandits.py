@@ -55,7 +55,7 @@ def test_an_interior_optimum(policy, name):
     assert share("interior", policy(name, "interior")) > 0.9
 
 
-@pytest.mark.parametrize("name", list(algos.AGENTS))
+@pytest.mark.parametrize("name", list(OWN))
 def test_a_corner_optimum(policy, name):
     """90 % of the optimal reward (uniform actions get 0). Fails on a penalty that keeps a policy off the bound."""
     if name == "qsm":
