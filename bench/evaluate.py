@@ -82,6 +82,11 @@ class Probes:
         self.steps.append(env_step)
         self.actions.append(actions.reshape(self.STATES, self.SAMPLES, -1).astype(np.float32))
 
+    def spread(self) -> dict[str, float]:
+        """Of the newest actions: standard deviation at one state, and the fraction on the bound."""
+        newest = self.actions[-1]
+        return {"probe_std": float(newest.std(axis=1).mean()), "probe_on_bound": float((np.abs(newest) >= 1).mean())}
+
     def arrays(self) -> dict[str, np.ndarray]:
         return {"obs": self.obs, "env_step": np.asarray(self.steps), "actions": np.stack(self.actions)}
 

@@ -102,6 +102,7 @@ class Run:
         self.dir.write_json("cost.json", cost.count(fresh, self.spec))
         self.clock.lap("setup")
         self._evaluate()
+        self._log()
 
     # -- the loop ------------------------------------------------------------------------------------------------------
     def train(self) -> None:
@@ -205,6 +206,9 @@ class Run:
     def _log(self) -> None:
         self._check_finite()
         record: dict[str, Any] = {"env_step": self.env_step, "update": self.agent.updates}
+        if self.env_step == 0:
+            # how wide the untrained policy acts: one that starts on the bounds makes a method look worse than it is
+            record |= self.probes.spread()
         if self.latest:
             metrics = self.agent.diagnose(self.latest)
             values = torch.stack([value.detach().float().cpu() for value in metrics.values()])

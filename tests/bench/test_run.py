@@ -40,11 +40,13 @@ def written(tmp_path_factory) -> Path:
 
 def test_records_stand_at_their_intervals_and_count_frames(written):
     metrics, evals, clock = (lines(written / f"{name}.jsonl") for name in ("metrics", "evals", "clock"))
-    assert [r["env_step"] for r in metrics] == list(range(50, 301, 50))
+    assert [r["env_step"] for r in metrics] == list(range(0, 301, 50))
+    assert 0 < metrics[0]["probe_std"] < 1  # how wide the untrained policy acts
+    assert 0 <= metrics[0]["probe_on_bound"] <= 1
     assert [r["env_step"] for r in evals] == [0, 120, 240, 300]
     assert len(clock) == len(metrics) + len(evals)
     # two frames a decision; one update a decision from frame 40 on
-    assert [r["update"] for r in metrics] == [(step - 40) // 2 for step in range(50, 301, 50)]
+    assert [r["update"] for r in metrics] == [0] + [(step - 40) // 2 for step in range(50, 301, 50)]
     assert all(len(r["returns"]) == len(r["lengths"]) == 3 for r in evals)
     assert {"critic_loss", "actor_loss", "q_mean", "q_max", "target_q_mean", "alignment"} <= metrics[-1].keys()
     assert clock[-1]["active"] <= clock[-1]["total"]
@@ -76,7 +78,8 @@ def test_automatic_intervals_are_recorded_as_such(small, train, tmp_path):
     train(config, tmp_path)
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert (stored["auto"], stored["log_every"]) == (["log_every"], 3)
-    assert [r["env_step"] for r in lines(tmp_path / "metrics.jsonl")][:3] == [4, 6, 10]  # the first decision at or past 3, 6, 9
+        # the first decision at or past 3, 6, 9
+    assert [r["env_step"] for r in lines(tmp_path / "metrics.jsonl")][:4] == [0, 4, 6, 10]
     assert json.loads((tmp_path / "DONE").read_text())["update"] == 160  # one for each of 80 decisions of two copies
 
 
