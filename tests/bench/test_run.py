@@ -78,7 +78,7 @@ def test_automatic_intervals_are_recorded_as_such(small, train, tmp_path):
     train(config, tmp_path)
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert (stored["auto"], stored["log_every"]) == (["log_every"], 3)
-        # the first decision at or past 3, 6, 9
+    # the first decision at or past 3, 6, 9
     assert [r["env_step"] for r in lines(tmp_path / "metrics.jsonl")][:4] == [0, 4, 6, 10]
     assert json.loads((tmp_path / "DONE").read_text())["update"] == 160  # one for each of 80 decisions of two copies
 
