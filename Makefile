@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?= --algos qsm,dql,sac
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test test-slow lint timing-baseline clean
+.PHONY: run test test-slow lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m bench run $(ARGS)
@@ -18,9 +18,6 @@ test-slow: $(VENV)/.installed-test
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
-
-timing-baseline: $(VENV)/.installed-test
-	$(BIN)/python -m bench.cost --write
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -6,6 +6,7 @@ A setting is either identity (it decides the numbers) or operation (how the work
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import fnmatch
 import functools
@@ -212,8 +213,6 @@ def composed(preset: str, algo: str | None, family: str) -> dict[str, Any]:
     known_name("env", family)
     if algo is not None:
         known_name("algo", algo)
-    import copy
-
     return copy.deepcopy(compose(preset, algo, family, str(Path.cwd())))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.config import UsageError, from_plain
 from bench.rundir import Experiment
 
-EXIT = {"done": 0, "failed": 1, "stopped": 3, "busy": 4}
+EXIT = {"done": 0, "failed": 1, "stopped": 3}
 
 
 @contextmanager
