@@ -51,8 +51,11 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="where to (default: report/ in the first directory)")
     report.add_argument("--allow-mixed", action="store_true", help="merge runs with different evaluation rules, marked")
     report.add_argument("--allow-partial", action="store_true", help="aggregate although cells are missing, marked")
-    add("status", "print what is done, running, failed or missing; 0 only if all is done", where)
-    add("watch", "show a live grid from another terminal, from its files alone", where)
+    for name, text in (
+        ("status", "print what is done, running, failed or missing; 0 only if all is done"),
+        ("watch", "show a live grid from another terminal, from its files alone"),
+    ):
+        add(name, text, where).add_argument("experiment", nargs="?", metavar="NAME", help="the same as --name")
     return main
 
 
@@ -298,9 +301,10 @@ def existing(args: argparse.Namespace):
     from bench.config import UsageError
     from bench.rundir import Experiment
 
-    if not args.name:
-        raise UsageError(f"{args.command} needs --name")
-    experiment = Experiment(args.root, args.name)
+    name = args.experiment or args.name
+    if not name:
+        raise UsageError(f"{args.command} needs a name: python -m bench {args.command} NAME")
+    experiment = Experiment(args.root, name)
     if experiment.read() is None:
         raise UsageError(f"there is no experiment in {experiment.path}")
     return experiment
@@ -322,12 +326,14 @@ def watch(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from bench.display import rows, table
+    from bench.display import remarks, rows, table
 
     experiment = existing(args)
-
     data = rows(experiment)
-    Console().print(table(data, str(experiment.path)))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table(data, str(experiment.path)))
+    for line in remarks(experiment):
+        print(line)
     return 0 if all(r["state"] == "done" for r in data) else 1
 
 

@@ -19,8 +19,8 @@ from bench.engines.common import Options, command
 from bench.rundir import Experiment
 
 TINY = "actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16"
-GRID = ("run", "--algos", f"sac({TINY})", "--envs", "toy/multigoal", "--seeds", "3", "--no-report", "--name", "grid",
-        "steps=1500", "warmup=100", "log_every=100", "eval_every=500", "checkpoint_every=200", "eval.episodes=2")  # fmt: skip
+GRID = ("run", "--algos", f"sac({TINY})", "--envs", "toy/multigoal", "--seeds", "2", "--no-report", "--name", "grid",
+        "steps=1000", "warmup=100", "log_every=100", "eval_every=500", "checkpoint_every=200", "eval.episodes=2")  # fmt: skip
 
 
 # -- refusals and slots ------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def wait_for(condition, seconds: float = 120) -> None:
 @pytest.mark.slow
 def test_workers_by_hand(expected, tmp_path):
     experiment = prepared(tmp_path, expected)
-    for index in range(3):
+    for index in range(2):
         argv = [sys.executable, "-m", "bench", "worker", "--root", tmp_path, "--name", "grid", "--index", str(index)]
         subprocess.run(argv, cwd=tmp_path, check=True)
     assert records(experiment.path) == records(expected)
@@ -126,16 +126,17 @@ def test_a_slurm_array_one_of_whose_tasks_is_preempted(expected, tmp_path, monke
             os.kill(int(task), signal.SIGUSR2)
             preempted.append(task)
 
-    outcome = slurm.submit(experiment, [0, 1, 2], Options(), watch)
-    assert outcome == dict.fromkeys(range(3), "done"), [job.stdout() for job in jobs]
+    outcome = slurm.submit(experiment, [0, 1], Options(), watch)
+    assert outcome == dict.fromkeys(range(2), "done"), [job.stdout() for job in jobs]
     assert preempted
-    assert sessions(experiment) == [1, 2, 1]
+    assert sessions(experiment) == [1, 2]
     assert records(experiment.path) == records(expected)
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_that_loses_a_node(expected, tmp_path, bench_process):
-    """Two nodes and a head without room; the node on which runs are under way is killed, its workers with it."""
+def test_a_ray_cluster_that_loses_a_node(expected, tmp_path, bench_process, monkeypatch):
+    """Two nodes and a head without room; a node on which a run is under way is killed, its worker with it."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's own word for: loopback is this machine's address
     from ray.cluster_utils import Cluster
 
     loopback = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
