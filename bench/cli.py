@@ -56,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
         ("watch", "show a live grid from another terminal, from its files alone"),
     ):
         add(name, text, where).add_argument("experiment", nargs="?", metavar="NAME", help="the same as --name")
+    film = add("play", "render the policy of a run to an mp4 or gif")
+    film.add_argument("run", type=Path, metavar="RUN", help="<root>/<name>/<environment>/<label>/seed_<k>")
+    film.add_argument("--out", type=Path, help="x.mp4 or x.gif (default: play.mp4 in the run, or play.gif without ffmpeg)")
+    film.add_argument("--episodes", type=int, default=1, help="how many (default: 1)")
+    film.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
     return main
 
 
@@ -173,6 +178,7 @@ def engine_options(args: argparse.Namespace, cells: list):
     """What the command line says about the engine; UsageError for what it cannot do, before anything is written."""
     import dataclasses
 
+    from bench import mirror
     from bench.config import UsageError, parse_override
     from bench.devices import here
     from bench.engines import ENGINES, engine
@@ -192,6 +198,8 @@ def engine_options(args: argparse.Namespace, cells: list):
     if one_machine and any(cell.config.device == "cuda" for cell in cells):
         options = dataclasses.replace(options, devices=here())
     chosen.check(options)
+    for logger in {cell.config.logger for cell in cells}:
+        mirror.check(logger)
     return options
 
 
@@ -323,6 +331,14 @@ def watch(args: argparse.Namespace) -> int:
     return 0
 
 
+def play(args: argparse.Namespace) -> int:
+    from bench.play import play
+
+    out, returns = user_error(play, args.run, args.out, args.episodes, args.seed)
+    print(f"{out}: " + ", ".join(f"return {value:.1f}" for value in returns))
+    return 0
+
+
 def status(args: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -337,4 +353,5 @@ def status(args: argparse.Namespace) -> int:
     return 0 if all(r["state"] == "done" for r in data) else 1
 
 
-COMMANDS = {"run": run, "list": listing, "worker": worker, "report": report, "status": status, "watch": watch}
+COMMANDS = {"run": run, "list": listing, "worker": worker, "report": report, "status": status, "watch": watch,
+            "play": play}  # fmt: skip

@@ -24,8 +24,9 @@ from algos.agent import sample
 from algos.replay import ReplayBuffer
 from bench import cost, devices, provenance
 from bench.clock import Clock, peak_memory_mb
-from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults
+from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
+from bench.mirror import Mirror, mirror
 from bench.rundir import HEARTBEAT, RunDir, load_tensors, read_json, replace_file, save_tensors
 from bench.speed import set_matmul
 
@@ -77,7 +78,9 @@ class Run:
         self.stored_rows = 0
         self.last_return: float | None = None
         self._beat, self._rate = 0.0, (time.time(), 0)
+        self.mirror: Mirror | None = None
         self._open(auto, precision, session or {})
+        self.mirror = mirror(config.logger, self.path, to_plain(config))
 
     # -- construction --------------------------------------------------------------------------------------------------
     def _generator(self, name: str) -> torch.Generator:
@@ -116,6 +119,7 @@ class Run:
         config, per = self.config, self.config.frames_per_decision
         log_at, eval_at = self._next(config.log_every), self._next(config.eval_every)
         checkpoint_at = self._next(config.checkpoint_every)
+        self._mirror()
         self.clock.lap("setup")
         if self.eval_due:
             self._evaluate()
@@ -260,6 +264,21 @@ class Run:
     def _append_clock(self) -> None:
         here = {"env_step": self.env_step, "update": self.agent.updates}
         self.dir.append("clock.jsonl", here | self.clock.record())
+        self._mirror()
+
+    def _mirror(self, end: bool = False) -> None:
+        """Follow the records. No failure of a mirror (a lost server, say) is one of the run: it is said, and left out."""
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.close() if end else self.mirror.follow()
+        except Exception as error:
+            print(f"warning: logger={self.config.logger} gave up ({type(error).__name__}: {error})", file=sys.stderr)
+            self.mirror = None
+        self.clock.lap("log")
+
+    def close(self) -> None:
+        self._mirror(end=True)
 
     def _heartbeat(self) -> bool:
         due = time.time() - self._beat >= HEARTBEAT
@@ -419,4 +438,7 @@ def attempt(config: RunConfig, directory: RunDir, session: dict[str, Any] | None
             }
         )
         return "failed"
+    finally:
+        if current is not None:
+            current.close()
     return "done"
