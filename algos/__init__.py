@@ -25,6 +25,11 @@ def agent_class(name: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"agent {name!r}: cannot import {module_name!r} ({error}); looked in {os.getcwd()} too") from error
+    except Exception as error:  # a plug-in may raise anything while it is imported
+        if name in AGENTS:
+            raise
+        what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"agent {name!r}: importing {module_name!r} raised {what}") from error
     if not hasattr(module, attribute):
         raise ValueError(f"agent {name!r}: {module_name} has no {attribute!r}")
     return getattr(module, attribute)

@@ -6,7 +6,6 @@ Exit codes: 0 all well; 1 a run failed or is missing; 2 bad input; 3 stopped bef
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from pathlib import Path
@@ -52,8 +51,16 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="where to (default: report/ in the first directory)")
     report.add_argument("--allow-mixed", action="store_true", help="merge runs with different evaluation rules, marked")
     report.add_argument("--allow-partial", action="store_true", help="aggregate although cells are missing, marked")
-    add("status", "print what is done, running, failed or missing; 0 only if all is done", where)
-    add("watch", "show a live grid from another terminal, from its files alone", where)
+    for name, text in (
+        ("status", "print what is done, running, failed or missing; 0 only if all is done"),
+        ("watch", "show a live grid from another terminal, from its files alone"),
+    ):
+        add(name, text, where).add_argument("experiment", nargs="?", metavar="NAME", help="the same as --name")
+    film = add("play", "render the policy of a run to an mp4 or gif")
+    film.add_argument("run", type=Path, metavar="RUN", help="<root>/<name>/<environment>/<label>/seed_<k>")
+    film.add_argument("--out", type=Path, help="x.mp4 or x.gif (default: play.mp4 in the run, or play.gif without ffmpeg)")
+    film.add_argument("--episodes", type=int, default=1, help="how many (default: 1)")
+    film.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
     return main
 
 
@@ -79,8 +86,13 @@ def what(sub: argparse.ArgumentParser) -> None:
 
 
 def how(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--jobs", type=int, help="runs at a time (default: the number of cores)")
-    sub.add_argument("--engine", default="local", help="what carries the runs: local")
+    sub.add_argument("--jobs", type=int, help="runs at a time (default: cores, device slots, or what the cluster takes)")
+    sub.add_argument("--engine", default="local", help="what carries the runs: local, ray or slurm")
+    sub.add_argument("--address", help="of a Ray cluster (default: RAY_ADDRESS, else one on this machine)")
+    slurm = "a parameter of the job array: partition=gpu, timeout_min=240, mem_gb=8 (repeat for more)"
+    sub.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help=slurm)
+    sub.add_argument("--device", choices=["cpu", "cuda"], help="the same as device=...; cuda shares this machine's devices")
+    sub.add_argument("--per-device", type=int, default=1, help="runs that share one device (default: 1)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,19 +138,16 @@ def parser_options(command: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.config import UsageError, to_plain
-    from bench.engines import ENGINES, engine
+    from bench.config import to_plain
+    from bench.engines import engine
     from bench.grid import plan
     from bench.rundir import Experiment, cell_dir
     from bench.worker import limit_threads, locked
 
     limit_threads(1)
-    if args.engine not in ENGINES:
-        raise UsageError(f"unknown engine {args.engine!r}; known are {', '.join(ENGINES)}")
-    jobs = args.jobs if args.jobs is not None else len(os.sched_getaffinity(0))
-    if jobs < 1:
-        raise UsageError(f"--jobs {jobs}: it takes a number from 1")
-    cells, default = user_error(plan, args.preset, args.algos, args.envs, args.seeds, args.overrides)
+    extra = [f"device={args.device}"] if args.device else []
+    cells, default = user_error(plan, args.preset, args.algos, args.envs, args.seeds, [*args.overrides, *extra])
+    options = engine_options(args, cells)
     experiment = Experiment(args.root, check_name(args.name or default))
     entries = [
         {
@@ -153,8 +162,9 @@ def run(args: argparse.Namespace) -> int:
     with locked(experiment.path / "lock", str(experiment.path)):
         indices = experiment.write(args.preset, ["python", "-m", "bench", *sys.argv[1:]], entries)
         todo = unfinished(experiment, indices, args.retry_failed)
-        print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended, {jobs} at a time", flush=True)
-        outcome = carry(engine(args.engine), experiment, todo, jobs)
+        ended, where = len(indices) - len(todo), at_a_time(args, options)
+        print(f"{experiment.path}: {len(indices)} runs, {ended} already ended, {where}", flush=True)
+        outcome = carry(engine(args.engine), experiment, todo, options)
         code = summary(experiment, indices, outcome)
     if not args.no_report and any(experiment.run_dir(c).config_path.exists() for c in experiment.cells()):
         import reports
@@ -162,6 +172,39 @@ def run(args: argparse.Namespace) -> int:
         path = reports.write([experiment.path], experiment.path / "report", allow_partial=True)
         print(f"report: {path}")
     return code
+
+
+def engine_options(args: argparse.Namespace, cells: list):
+    """What the command line says about the engine; UsageError for what it cannot do, before anything is written."""
+    import dataclasses
+
+    from bench import mirror
+    from bench.config import UsageError, parse_override
+    from bench.devices import here
+    from bench.engines import ENGINES, engine
+
+    if args.engine not in ENGINES:
+        raise UsageError(f"unknown engine {args.engine!r}; known are {', '.join(ENGINES)}")
+    for name in ("jobs", "per_device"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: it takes a number from 1")
+    if args.slurm and args.engine != "slurm":
+        raise UsageError(f"--slurm {args.slurm[0]} is for --engine slurm")
+    if args.address and args.engine != "ray":
+        raise UsageError(f"--address {args.address} is for --engine ray")
+    chosen, slurm = engine(args.engine), {s.key: s.value for s in map(parse_override, args.slurm)}
+    options = chosen.Options(jobs=args.jobs, per_device=args.per_device, address=args.address, slurm=slurm)
+    one_machine = args.engine == "local" or (args.engine == "ray" and not chosen.cluster_address(options))
+    if one_machine and any(cell.config.device == "cuda" for cell in cells):
+        options = dataclasses.replace(options, devices=here())
+    chosen.check(options)
+    for logger in {cell.config.logger for cell in cells}:
+        mirror.check(logger)
+    return options
+
+
+def at_a_time(args: argparse.Namespace, options) -> str:
+    return f"{options.here()} at a time" if args.engine == "local" else f"on {args.engine}"
 
 
 def user_error(function, *arguments):
@@ -198,13 +241,13 @@ def unfinished(experiment, indices: list[int], retry_failed: bool) -> list[int]:
     return todo
 
 
-def carry(engine, experiment, todo: list[int], jobs: int) -> dict[int, str]:
+def carry(engine, experiment, todo: list[int], options) -> dict[int, str]:
     from bench.display import Watcher
 
     if not todo:
         return {}
     with Watcher(experiment, todo) as watch:
-        return engine.submit(experiment, todo, engine.Options(jobs=jobs), watch)
+        return engine.submit(experiment, todo, options, watch)
 
 
 def summary(experiment, indices: list[int], outcome: dict[int, str]) -> int:
@@ -266,9 +309,10 @@ def existing(args: argparse.Namespace):
     from bench.config import UsageError
     from bench.rundir import Experiment
 
-    if not args.name:
-        raise UsageError(f"{args.command} needs --name")
-    experiment = Experiment(args.root, args.name)
+    name = args.experiment or args.name
+    if not name:
+        raise UsageError(f"{args.command} needs a name: python -m bench {args.command} NAME")
+    experiment = Experiment(args.root, name)
     if experiment.read() is None:
         raise UsageError(f"there is no experiment in {experiment.path}")
     return experiment
@@ -287,16 +331,27 @@ def watch(args: argparse.Namespace) -> int:
     return 0
 
 
+def play(args: argparse.Namespace) -> int:
+    from bench.play import play
+
+    out, returns = user_error(play, args.run, args.out, args.episodes, args.seed)
+    print(f"{out}: " + ", ".join(f"return {value:.1f}" for value in returns))
+    return 0
+
+
 def status(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from bench.display import rows, table
+    from bench.display import remarks, rows, table
 
     experiment = existing(args)
-
     data = rows(experiment)
-    Console().print(table(data, str(experiment.path)))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table(data, str(experiment.path)))
+    for line in remarks(experiment):
+        print(line)
     return 0 if all(r["state"] == "done" for r in data) else 1
 
 
-COMMANDS = {"run": run, "list": listing, "worker": worker, "report": report, "status": status, "watch": watch}
+COMMANDS = {"run": run, "list": listing, "worker": worker, "report": report, "status": status, "watch": watch,
+            "play": play}  # fmt: skip

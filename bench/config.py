@@ -23,7 +23,7 @@ import envs
 from algos import nearest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"  # package data, found from here and never from the cwd
-OPERATION = ("checkpoint_every", "keep_replay", "threads")  # may differ between two sessions of one run
+OPERATION = ("checkpoint_every", "keep_replay", "logger", "threads")  # may differ between two sessions of one run
 AUTO = ("warmup", "eval_every", "log_every")  # derived from `steps` where the user gives none; a continued run keeps its own
 
 
@@ -73,6 +73,7 @@ class RunConfig:
     threads: int = 1  # compute threads of a run's process
     matmul: str = "auto"  # auto: the fast path where a probe shows it is exact to 1e-5 | highest: always plain fp32
     keep_replay: bool = False  # keep the replay pieces of a finished run
+    logger: str = "none"  # none | tensorboard | wandb: a mirror of the JSONL files, in the run's directory
 
     def __post_init__(self) -> None:
         check(self.seed >= 0, "seed", self.seed, "0 or more")
@@ -103,6 +104,7 @@ class RunConfig:
 CHOICES = {
     "device": ("cpu", "cuda"),
     "matmul": ("auto", "highest"),
+    "logger": ("none", "tensorboard", "wandb"),
 }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from typing import Any
 
-from bench.rundir import Experiment
+from bench.config import UsageError, from_plain
+from bench.rundir import Experiment, RunDir, read_json
 
 PLAIN_INTERVAL = 15.0  # seconds between plain lines
 MOST_ROWS = 40
@@ -22,6 +24,8 @@ def rows(experiment: Experiment, indices: list[int] | None = None) -> list[dict[
         progress = directory.progress() or {}
         step, steps, rate = progress.get("env_step", 0), cell["config"]["steps"], progress.get("sps") or 0.0
         state = directory.state(now)
+        if state == "done" and step < steps:
+            state = "stopped"  # the steps asked for were raised since
         out.append(
             {
                 "run": f"{cell['env']} {cell['label']} seed {cell['seed']}",
@@ -41,11 +45,48 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+MACHINE = ("cpu", "device", "threads", "matmul_precision", "python", "git")  # bytes may depend on these, and on packages
+
+
+def remarks(experiment: Experiment) -> list[str]:
+    """A line for each cell that failed, cannot go on with the settings asked for, or ran on another set-up than most."""
+    cells = experiment.cells()
+    setups = {cell["dir"]: setup(experiment.run_dir(cell)) for cell in cells}
+    values = {key: Counter(s[key] for s in setups.values() if key in s) for key in {k for s in setups.values() for k in s}}
+    usual = {key: found.most_common(1)[0][0] for key, found in values.items()}
+    lines = []
+    for cell in cells:
+        directory = experiment.run_dir(cell)
+        try:
+            directory.prepare(from_plain(cell["config"]))
+        except UsageError as error:
+            lines.append(f"{cell['dir']}: {error}")
+        if directory.state() == "failed":
+            lines.append(f"{cell['dir']}: failed: {directory.failure()['error']}")
+        for key, value in setups[cell["dir"]].items():
+            if value != usual[key]:
+                lines.append(f"{cell['dir']}: {key} is {value}; most runs have {usual[key]}")
+    return lines
+
+
+def setup(directory: RunDir) -> dict[str, str]:
+    """What a run's sessions ran on; two values joined by " and " where its sessions differ."""
+    stored = read_json(directory.path / "provenance.json") or {"sessions": []}
+    found: dict[str, list[str]] = {}
+    for session in stored["sessions"]:
+        flat = session | session.get("packages", {})
+        for key in (*MACHINE, *session.get("packages", {})):
+            seen = found.setdefault(key, [])
+            if str(flat.get(key)) not in seen:
+                seen.append(str(flat.get(key)))
+    return {key: " and ".join(seen) for key, seen in found.items()}
+
+
 def table(data: list[dict[str, Any]], title: str):
     from rich.table import Table
 
     out = Table(title=title, title_justify="left")
-    for name in ("run", "state", "step", "return", "steps/s", "ETA"):
+    for name in ("run", "state", "heartbeat", "step", "return", "steps/s", "ETA"):
         out.add_column(name, justify="left" if name in ("run", "state") else "right")
     order = {"running": 0, "failed": 1, "stopped": 2, "missing": 3, "done": 4}
     shown = data if len(data) <= MOST_ROWS else sorted(data, key=lambda r: order[r["state"]])[:MOST_ROWS]
@@ -53,9 +94,10 @@ def table(data: list[dict[str, Any]], title: str):
         value = "" if r["return"] is None else f"{r['return']:.1f}"
         step = f"{r['env_step']:,} / {r['steps']:,}"
         rate = f"{r['sps']:.0f}" if r["state"] == "running" else ""
-        out.add_row(r["run"], r["state"], step, value, rate, duration(r["eta"]))
+        beat = f"{duration(r['age'])} ago" if r["state"] in ("running", "stopped") and r["age"] is not None else ""
+        out.add_row(r["run"], r["state"], beat, step, value, rate, duration(r["eta"]))
     if len(shown) < len(data):
-        out.add_row(f"... and {len(data) - len(shown)} more", "", "", "", "", "")
+        out.add_row(f"... and {len(data) - len(shown)} more", "", "", "", "", "", "")
     return out
 
 

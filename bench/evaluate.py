@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,9 @@ class Evaluator:
         best = agent.value(repeated, actions).view(n, k).argmax(dim=1)
         return actions.view(n, k, -1)[torch.arange(n, device=self.device), best]
 
-    def play(self, agent: Agent, index: int) -> dict[str, Any]:
-        """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}."""
+    def play(self, agent: Agent, index: int, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
+        """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}; None if `stopped`, which is asked
+        at every decision, ended it. Played again, it is the same."""
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, EVAL_STREAM, index))
         n = self.rule.episodes
         obs, _ = self.env.start([index] * n)
@@ -49,6 +51,8 @@ class Evaluator:
             returns += reward * running
             lengths += running
             running &= ~(terminated | truncated)
+            if running.any() and stopped():
+                return None
         return {"returns": returns.tolist(), "lengths": lengths.tolist()}
 
     def close(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import math
 import os
 import shutil
 import socket
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -19,15 +22,16 @@ import algos
 import envs
 from algos.agent import sample
 from algos.replay import ReplayBuffer
-from bench import cost, provenance
+from bench import cost, devices, provenance
 from bench.clock import Clock, peak_memory_mb
-from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults
+from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
-from bench.rundir import RunDir, load_tensors, read_json, replace_file, save_tensors
+from bench.mirror import Mirror, mirror
+from bench.rundir import HEARTBEAT, RunDir, load_tensors, read_json, replace_file, save_tensors
 from bench.speed import set_matmul
 
 STREAMS = {"init": 10, "explore": 11, "replay": 12, "noise": 13}  # words that keep a run's random streams apart
-HEARTBEAT = 2.0  # seconds between two writes of progress.json
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, a file larger than this process may write
 
 
 class NonFinite(RuntimeError):
@@ -48,6 +52,8 @@ class Run:
     def __init__(self, config: RunConfig, directory: RunDir, session: dict[str, Any] | None = None):
         """Raises UsageError where the directory holds another run. session: jobs, command, cell_command."""
         config, auto = directory.prepare(config)
+        if config.device == "cuda":
+            devices.here()
         self.config, self.dir, self.stop = config, directory, False
         self.path = directory.path
         torch.set_num_threads(config.threads)
@@ -63,6 +69,7 @@ class Run:
         self.evaluator, self.probes = Evaluator(config, self.device), Probes(config, self.device)
         self.clock = Clock()
         self.env_step = self.evaluations = 0
+        self.eval_due = False  # an evaluation that has to be made here; a stop may come between
         self.latest: dict[str, torch.Tensor] = {}
         self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
         self.finished_returns: list[float] = []
@@ -71,7 +78,9 @@ class Run:
         self.stored_rows = 0
         self.last_return: float | None = None
         self._beat, self._rate = 0.0, (time.time(), 0)
+        self.mirror: Mirror | None = None
         self._open(auto, precision, session or {})
+        self.mirror = mirror(config.logger, self.path, to_plain(config))
 
     # -- construction --------------------------------------------------------------------------------------------------
     def _generator(self, name: str) -> torch.Generator:
@@ -110,7 +119,11 @@ class Run:
         config, per = self.config, self.config.frames_per_decision
         log_at, eval_at = self._next(config.log_every), self._next(config.eval_every)
         checkpoint_at = self._next(config.checkpoint_every)
+        self._mirror()
         self.clock.lap("setup")
+        if self.eval_due:
+            self._evaluate()
+            self._stop_if_asked()
         while self.env_step < config.steps:
             warm = self.env_step < config.warmup
             self._decide(warm)
@@ -122,16 +135,22 @@ class Run:
                 self._log()
                 log_at = self._next(config.log_every)
             if self.env_step >= min(eval_at, config.steps):
+                self.eval_due = True
                 self._evaluate()
                 eval_at = self._next(config.eval_every)
-            if self.stop or self.env_step >= checkpoint_at:
+            self._stop_if_asked()
+            if self.env_step >= checkpoint_at:
                 self.checkpoint()
                 checkpoint_at = self._next(config.checkpoint_every)
-            if self.stop:
-                self._progress("stopped")
-                raise Stopped
-            self._heartbeat()
+            if self._heartbeat():
+                self.clock.lap("log")
         self._finish()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop:
+            self.checkpoint()
+            self._progress("stopped")
+            raise Stopped
 
     def _next(self, every: int) -> int:
         """The next multiple of an interval, from the step alone, so that a resumed run keeps the same points."""
@@ -224,7 +243,10 @@ class Run:
         self._append_clock()
 
     def _evaluate(self) -> None:
-        result = self.evaluator.play(self.agent, self.evaluations)
+        result = self.evaluator.play(self.agent, self.evaluations, self._interrupted)
+        if result is None:
+            return  # stopped: it is still due, and made when the run goes on
+        self.eval_due = False
         self.probes.draw(self.agent, self.evaluations, self.env_step)
         self.evaluations += 1
         if not all(map(math.isfinite, result["returns"])):
@@ -242,11 +264,31 @@ class Run:
     def _append_clock(self) -> None:
         here = {"env_step": self.env_step, "update": self.agent.updates}
         self.dir.append("clock.jsonl", here | self.clock.record())
+        self._mirror()
 
-    def _heartbeat(self) -> None:
-        if time.time() - self._beat >= HEARTBEAT:
+    def _mirror(self, end: bool = False) -> None:
+        """Follow the records. No failure of a mirror (a lost server, say) is one of the run: it is said, and left out."""
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.close() if end else self.mirror.follow()
+        except Exception as error:
+            print(f"warning: logger={self.config.logger} gave up ({type(error).__name__}: {error})", file=sys.stderr)
+            self.mirror = None
+        self.clock.lap("log")
+
+    def close(self) -> None:
+        self._mirror(end=True)
+
+    def _heartbeat(self) -> bool:
+        due = time.time() - self._beat >= HEARTBEAT
+        if due:
             self._progress("running")
-            self.clock.lap("log")
+        return due
+
+    def _interrupted(self) -> bool:
+        self._heartbeat()
+        return self.stop
 
     def _progress(self, state: str) -> None:
         now = time.time()
@@ -287,9 +329,9 @@ class Run:
             "agent": agent,
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "counters": {
-                "env_step": self.env_step, "evaluations": self.evaluations, "rows": self.replay.added,
+                "env_step": self.env_step, "evaluations": self.evaluations, "eval_due": self.eval_due,
                 "finished_returns": self.finished_returns, "episode_return": self.episode_return.tolist(),
-                "last_return": self.last_return,
+                "last_return": self.last_return, "rows": self.replay.added,
             },
             "env": {
                 "episodes": [int(e) for e in self.env.episodes],
@@ -311,7 +353,7 @@ class Run:
         self.agent.load_state_dict(state["agent"])
         for name, value in state["generators"].items():
             self.generators[name].set_state(value)
-        self.env_step, self.evaluations = counters["env_step"], counters["evaluations"]
+        self.env_step, self.evaluations, self.eval_due = (counters[k] for k in ("env_step", "evaluations", "eval_due"))
         self.finished_returns = list(counters["finished_returns"])
         self.episode_return = np.asarray(counters["episode_return"])
         self.last_return = counters["last_return"]
@@ -351,11 +393,25 @@ class Run:
 
 
 def run(config: RunConfig, path: Path, session: dict[str, Any] | None = None, stopper=None) -> str:
-    """Run one cell to its end: returns "done", "stopped" or "failed", with the marks in its directory.
+    """Run one cell to its end: returns "done", "stopped", "disk full" or "failed", with the marks in its directory.
 
     stopper: called with the Run, to let a signal handler set its `stop`.
     """
     directory = RunDir(path)
+    try:
+        return attempt(config, directory, session, stopper)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        # no failure of the run: it goes on from its last checkpoint once there is space, like one that was killed
+        with contextlib.suppress(OSError):
+            directory.write_progress((directory.progress() or {}) | {"state": "stopped", "time": time.time()})
+            print(f"error: {path}: {error}; free some space and repeat the command", file=sys.stderr, flush=True)
+        return "disk full"
+
+
+def attempt(config: RunConfig, directory: RunDir, session: dict[str, Any] | None, stopper) -> str:
+    """`run`, with an OSError for a full disk."""
     current: Run | None = None
     try:
         current = Run(config, directory, session)
@@ -367,6 +423,8 @@ def run(config: RunConfig, path: Path, session: dict[str, Any] | None = None, st
     except UsageError:
         raise  # nothing of an earlier run was touched
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         checkpoint = directory.path / "checkpoint.pt"
         directory.mark_failed(
             {
@@ -380,4 +438,7 @@ def run(config: RunConfig, path: Path, session: dict[str, Any] | None = None, st
             }
         )
         return "failed"
+    finally:
+        if current is not None:
+            current.close()
     return "done"

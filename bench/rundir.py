@@ -19,6 +19,7 @@ from typing import Any
 from bench.config import AUTO, RunConfig, UsageError, from_plain, identity, to_plain
 
 JSONL = ("metrics.jsonl", "evals.jsonl", "clock.jsonl")
+HEARTBEAT = 2.0  # seconds between two heartbeats of a run
 STALE_AFTER = 60.0  # seconds without a heartbeat after which a run no longer counts as running
 
 
@@ -174,8 +175,11 @@ class RunDir:
     def write_progress(self, record: dict[str, Any]) -> None:
         """The heartbeat: replaced without a flush, since only a live run's heartbeat means anything."""
         temporary = self.path / f".progress.json.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, self.path / "progress.json")
+        try:
+            temporary.write_text(json.dumps(record))
+            os.replace(temporary, self.path / "progress.json")
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> None:
         replace_file(self.path / name, dump_json(value))

@@ -6,38 +6,70 @@ import ctypes
 import fcntl
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bench.config import UsageError, from_plain
-from bench.rundir import Experiment
+from bench.rundir import HEARTBEAT, Experiment, RunDir
 
-EXIT = {"done": 0, "failed": 1, "stopped": 3}
+EXIT = {"done": 0, "failed": 1, "stopped": 3, "disk full": 4}
+# What terminals and schedulers send: the last two are Slurm's and others' warnings before a time limit.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+LOCK_WAIT = 20.0  # seconds in which a worker that was told to stop has written its checkpoint
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file. The kernel releases it when its owner dies, however it dies. UsageError if it is held."""
+def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
+    """Hold a lock file. The kernel releases it when its owner dies, however it dies. UsageError if it is held for longer
+    than `wait` seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait
     with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise UsageError(f"{what} is in use by {owner}; wait for it or choose another --name") from None
+            raise UsageError(f"{what} is in use by {owner}; wait for it or choose another --name")
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield
 
 
+def refuse_where_another_host_works(directory: RunDir) -> None:
+    """UsageError if a process of another machine goes on with this run.
+
+    A second line behind the lock, which some network file systems keep to one machine. A heartbeat that another machine
+    left, because its run was killed or its directory copied, does not move.
+    """
+    first = directory.progress()
+    if directory.state() != "running" or first["host"] == socket.gethostname():
+        return
+    deadline = time.monotonic() + 5 * HEARTBEAT
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        if directory.progress()["time"] != first["time"]:
+            raise UsageError(f"{directory.path} is in use by pid {first['pid']} on {first['host']}, whose heartbeat goes on")
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Environment variables that limit the compute threads of a process."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+
+
 def limit_threads(threads: int) -> None:
     """Compute threads of this process; only has its full effect before torch and numpy are imported."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
+    os.environ.update(thread_limits(threads))
 
 
 def die_with_parent() -> None:
@@ -47,7 +79,7 @@ def die_with_parent() -> None:
 
 
 def work(root: Path, name: str, index: int, jobs: int = 1) -> str:
-    """Run cell `index` of an experiment; returns done | failed | stopped. Raises UsageError where it cannot start."""
+    """Run cell `index` of an experiment; returns a key of EXIT. Raises UsageError where it cannot start."""
     experiment = Experiment(root, name)
     cells = experiment.cells()
     if not 0 <= index < len(cells):
@@ -57,7 +89,8 @@ def work(root: Path, name: str, index: int, jobs: int = 1) -> str:
     config = from_plain(cell["config"])
     limit_threads(config.threads)
     stored = experiment.read()
-    with locked(directory.path / "lock", str(directory.path)):
+    with locked(directory.path / "lock", str(directory.path), LOCK_WAIT):
+        refuse_where_another_host_works(directory)
         if directory.state() == "done" and directory.prepare(config)[0].steps == directory.stored()[0].steps:
             return "done"
         from bench.run import run
@@ -67,10 +100,13 @@ def work(root: Path, name: str, index: int, jobs: int = 1) -> str:
 
 
 def stop_on_signal(run) -> None:
-    """SIGTERM and SIGINT end the run at the next decision, with a checkpoint there."""
+    """A signal ends the run at its next decision, in training or evaluation, with a checkpoint there. A second one ends
+    the process at once: the run goes on from its last checkpoint."""
 
     def handler(signum, frame):
+        if run.stop:
+            os._exit(EXIT["stopped"])
         run.stop = True
 
-    signal.signal(signal.SIGTERM, handler)
-    signal.signal(signal.SIGINT, handler)
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)

@@ -5,10 +5,15 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
+from ctypes.util import find_library
 
 import numpy as np
 
 BACKENDS = ("egl", "osmesa", "glfw")
+INSTALL = (
+    "install libegl1 with a GPU driver or Mesa and set MUJOCO_GL=egl, or install libosmesa6 and set MUJOCO_GL=osmesa, "
+    "and start Python again"
+)
 
 
 @contextlib.contextmanager
@@ -48,13 +53,19 @@ class Camera:
             self._renderer = None
 
 
+def _default_backend() -> str:
+    """On Linux the first whose library is there: EGL, which uses a GPU where one is, or OSMesa."""
+    if sys.platform != "linux":
+        return "glfw"
+    return "osmesa" if find_library("OSMesa") and not find_library("EGL") else "egl"
+
+
 def _renderer(model, height: int, width: int):
     import mujoco
     from mujoco.rendering.classic import gl_context
 
-    default = "egl" if sys.platform == "linux" else "glfw"
     chosen = os.environ.get("MUJOCO_GL", "").lower()
-    backend = chosen if chosen in BACKENDS else default
+    backend = chosen if chosen in BACKENDS else _default_backend()
     try:
         if not hasattr(gl_context, "GLContext"):
             # MuJoCo picks its context class at import, where `no_opengl` has made it pick none.
@@ -62,6 +73,5 @@ def _renderer(model, height: int, width: int):
         return mujoco.Renderer(model, height, width)
     except Exception as error:  # PyOpenGL raises whatever it met: AttributeError, OSError, its own kinds
         raise RuntimeError(
-            f"cannot render with MUJOCO_GL={backend} ({type(error).__name__}: {error}); install libegl1 with a GPU driver "
-            "or Mesa and set MUJOCO_GL=egl, or install libosmesa6 and set MUJOCO_GL=osmesa, and start Python again"
+            f"cannot render with MUJOCO_GL={backend} ({type(error).__name__}: {error}); {INSTALL}"
         ) from error

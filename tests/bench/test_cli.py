@@ -82,11 +82,19 @@ BAD = {
     "algo by override": (["algo=qsm"], "use --algos"),
     "plug-in module": (["--algos", "a=no_such_module:Agent"], "no_such_module"),
     "plug-in class": (["--algos", "a=bad_plugin:Missing"], "has no 'Missing'"),
+    "plug-in syntax": (["--algos", "a=torn_plugin:Agent"], "torn_plugin' raised SyntaxError"),
     "plug-in no agent": (["--algos", "a=bad_plugin:NoConfig"], "is no agent"),
     "name": (["--name", "../up"], "no directory name"),
     "jobs": (["--jobs", "0"], "--jobs 0"),
     "jobs type": (["--jobs", "x"], "--jobs"),
     "engine": (["--engine", "cloud"], "unknown engine"),
+    "slurm without Slurm": (["--engine", "slurm"], "sbatch"),
+    "slurm key": (["--engine", "slurm", "--slurm", "time_out=3"], "--slurm time_out: unknown"),
+    "slurm for local": (["--slurm", "partition=gpu"], "for --engine slurm"),
+    "address for local": (["--address", "head:6379"], "for --engine ray"),
+    "no ray cluster": (["--engine", "ray", "--address", "127.0.0.1:9"], "no Ray cluster answers there"),
+    "no such device": (["--device", "cuda"], "sees no CUDA device"),
+    "per device": (["--per-device", "0"], "--per-device 0"),
 }  # fmt: skip
 
 
@@ -96,6 +104,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(command, tmp_path, monk
     plugins = tmp_path / "elsewhere"
     plugins.mkdir()
     (plugins / "bad_plugin.py").write_text(BROKEN)
+    (plugins / "torn_plugin.py").write_text("class Agent(:\n")
     monkeypatch.syspath_prepend(plugins)
     monkeypatch.setattr("bench.cli.carry", lambda *_: pytest.fail("bad input was carried out"))
     done = command(*GRID, *arguments)
@@ -110,8 +119,9 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(command, tmp_path, monk
     ("argv", "says"),
     [
         (["worker", "--index", "0"], "--name"), (["worker", "--name", "none", "--index", "0"], "0 cells"),
-        (["worker", "--name", "none"], "--index"), (["status", "--name", "none"], "no experiment"), (["status"], "--name"),
-        (["status", "--name", "x", "steps=3"], "takes no settings"), (["list", "colours"], "invalid choice"), (["rum"], "rum"),
+        (["worker", "--name", "none"], "--index"), (["status", "--name", "none"], "no experiment"), (["status"], "status NAME"),
+        (["watch", "none"], "no experiment"), (["status", "x", "steps=3"], "takes no settings"),
+        (["list", "colours"], "invalid choice"), (["rum"], "rum"),
     ],
 )  # fmt: skip
 def test_other_commands_refuse_in_one_line_too(command, tmp_path, argv, says):
@@ -138,8 +148,8 @@ def test_list(command):
 def test_overrides_in_any_position_reach_the_run(command, tmp_path, monkeypatch):
     asked = []
 
-    def carry(engine, experiment, todo, jobs):
-        asked.append(jobs)
+    def carry(engine, experiment, todo, options):
+        asked.append(options.jobs)
         return dict.fromkeys(todo, "stopped")
 
     monkeypatch.setattr("bench.cli.carry", carry)

@@ -153,8 +153,8 @@ def test_a_refused_checkpoint_is_named_by_the_grid(command, tmp_path, small, tra
 
 @pytest.mark.slow
 def test_a_grid_killed_every_few_seconds_ends_like_an_undisturbed_one(bench_process, results, tmp_path):
-    words = ("run", "--algos", f"sac({TINY}),td3({TINY}),qsm({TINY})", "--envs", "toy/multigoal", "--seeds", "2", "--jobs", "2",
-             "--no-report", "--name", "grid", "steps=3000", "warmup=500", "log_every=100", "eval_every=1000",
+    words = ("run", "--algos", f"sac({TINY}),td3({TINY}),qsm({TINY})", "--envs", "toy/multigoal", "--seeds", "4", "--jobs", "2",
+             "--no-report", "--name", "grid", "steps=1500", "warmup=500", "log_every=100", "eval_every=1000",
              "checkpoint_every=500", "eval.episodes=2")  # fmt: skip
     quiet = bench_process(*words, "--root", "quiet", cwd=tmp_path)
     quiet.communicate()

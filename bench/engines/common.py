@@ -1,0 +1,100 @@
+"""What the engines share: their options, the worker's command line, and what its exit says."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.config import UsageError
+from bench.rundir import Experiment, RunDir
+from bench.worker import EXIT, STOP_SIGNALS, thread_limits
+
+POLL = 0.2  # seconds between two looks at the workers
+
+
+@dataclass(frozen=True)
+class Options:
+    """Operation settings of an engine."""
+
+    jobs: int | None = None  # runs at a time; None: as many as there are cores, device slots, or room in the cluster
+    devices: tuple[str, ...] = ()  # of this machine, as CUDA_VISIBLE_DEVICES names them; empty: runs on the CPU
+    per_device: int = 1  # runs that share one device
+    address: str | None = None  # of a Ray cluster; None: RAY_ADDRESS, else one of this machine alone
+    slurm: dict[str, Any] = field(default_factory=dict)  # submitit's parameters: partition, timeout_min, mem_gb, ...
+
+    def slots(self) -> list[str]:
+        """A device for each run at a time, in turn: two runs share a device only where none is left free."""
+        return list(self.devices) * self.per_device
+
+    def here(self) -> int:
+        """Runs at a time on this machine."""
+        room = len(self.slots()) or len(os.sched_getaffinity(0))
+        return min(self.jobs or room, room) if self.devices else self.jobs or room
+
+
+def required(package: str, engine: str) -> Any:
+    """The package that an engine needs; UsageError saying what to install."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UsageError(
+            f"--engine {engine} needs {package} ({error}): pip install 'diffusion-policy-bench[{engine}]'"
+        ) from error
+
+
+def command(experiment: Experiment, index: int, jobs: int) -> list[str]:
+    root, name = str(experiment.path.parent.absolute()), experiment.path.name
+    where = ["--root", root, "--name", name, "--index", str(index), "--jobs", str(jobs), "--with-parent"]
+    return [sys.executable, "-m", "bench", "worker", *where]
+
+
+def environment(threads: int, device: str | None = None) -> dict[str, str]:
+    """What a worker's environment has of its own: threads limited before torch is imported, and its one device."""
+    visible = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+    return thread_limits(threads) | visible
+
+
+def log_path(experiment: Experiment, cell: dict[str, Any]) -> Path:
+    """Where the worker of a cell prints to; its directory is made."""
+    path = experiment.run_dir(cell).path.absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path / "worker.log"
+
+
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """The signals that asked this process to stop, so far: the first stops the runs, a second one their checkpoints."""
+    asked: list[int] = []
+    before = {s: signal.signal(s, lambda signum, _frame: asked.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def describe(code: int, directory: RunDir) -> str:
+    """What a worker's exit code says; for one that did not get to its run, with the last line it wrote."""
+    names = {value: name for name, value in EXIT.items()}
+    if code == EXIT["disk full"]:
+        return "the disk is full; the run goes on from its last checkpoint once there is space"
+    if -code in STOP_SIGNALS:
+        return "stopped"  # before it could take the signal
+    if code < 0:
+        return f"died ({signal.Signals(-code).name})"
+    if code in names and (names[code] != "failed" or directory.failure()):
+        return names[code]
+    log = directory.path / "worker.log"
+    last = log.read_text(errors="replace").strip().rpartition("\n")[2] if log.exists() else "it wrote nothing"
+    return f"died (exit code {code}): {last} ({log})"

@@ -1,0 +1,123 @@
+"""A Slurm job array through submitit: one task for each cell, put back into the queue when it is preempted or timed out.
+
+A task starts the worker in a process of its own. Slurm's warning stops it at its next decision, with a checkpoint, and
+the task that takes its place goes on from there, so that a time limit is no limit to a run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from shutil import which
+from typing import Any
+
+from bench.config import UsageError
+from bench.engines.common import POLL, Options, command, describe, environment, first_line, log_path, required, stop_requests
+from bench.rundir import Experiment
+
+DEFAULTS = {"timeout_min": 240, "signal_delay_s": 90}  # minutes until a task is requeued; seconds of warning before it
+REQUEUES = 1000  # times that one task may reach its time limit
+
+
+def check(options: Options) -> None:
+    submitit = required("submitit", "slurm")
+    if options.address:
+        raise UsageError("--address is for --engine ray; Slurm is reached through sbatch on this machine")
+    if options.per_device > 1:
+        raise UsageError("--per-device is for --engine local and ray: a Slurm task has its device to itself")
+    known = {"timeout_min", "mem_gb", *submitit.SlurmExecutor._valid_parameters()}
+    for key in options.slurm:
+        if key not in known:
+            raise UsageError(f"--slurm {key}: unknown; submitit takes {', '.join(sorted(known))}")
+    if which("sbatch") is None:
+        raise UsageError("--engine slurm needs sbatch, which is not on the path of this machine; start it on a login node")
+
+
+def submit(
+    experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], None] = lambda: None
+) -> dict[int, str]:
+    """As bench.engines.local.submit, in a job array; `options.jobs` limits how many of its tasks run at a time."""
+    cells = experiment.cells()
+    submitted = executor(experiment, [cells[index]["config"] for index in indices], options)
+    words = [command(experiment, index, 1) for index in indices]
+    extra = [environment(cells[index]["config"]["threads"]) for index in indices]
+    logs = [str(log_path(experiment, cells[index])) for index in indices]
+    running = dict(zip(indices, submitted.map_array(Task(), words, extra, logs), strict=True))
+    outcome: dict[int, str] = {}
+    with stop_requests() as stopping:
+        told = 0
+        while running:
+            for index, job in list(running.items()):
+                if job.done():
+                    del running[index]
+                    outcome[index] = result(job, experiment.run_dir(cells[index]), bool(stopping))
+            for job in running.values() if len(stopping) > told else ():
+                job.cancel(check=False)
+            told = len(stopping)
+            watch()
+            time.sleep(POLL)
+    return outcome
+
+
+def executor(experiment: Experiment, configs: list[dict[str, Any]], options: Options, cluster: str = "slurm") -> Any:
+    """submitit's executor; `cluster` is another one of its plug-ins in tests."""
+    submitit = required("submitit", "slurm")
+    folder, requeues = experiment.path.absolute() / "slurm", {f"{cluster}_max_num_timeout": REQUEUES}
+    made = submitit.AutoExecutor(folder, cluster=cluster, **requeues)
+    own = {"timeout_min", "mem_gb"}  # the others are Slurm's alone
+    values = {key if key in own else f"slurm_{key}": value for key, value in options.slurm.items()}
+    made.update_parameters(
+        name=experiment.path.name, cpus_per_task=max(c["threads"] for c in configs),
+        gpus_per_node=int(any(c["device"] == "cuda" for c in configs)), stderr_to_stdout=True,
+        timeout_min=values.pop("timeout_min", DEFAULTS["timeout_min"]), slurm_signal_delay_s=DEFAULTS["signal_delay_s"],
+    )  # fmt: skip
+    if options.jobs:
+        made.update_parameters(slurm_array_parallelism=options.jobs)
+    made.update_parameters(**values)
+    return made
+
+
+@dataclass
+class Task:
+    """What a task of the array runs. Its result is the worker's exit code."""
+
+    process: subprocess.Popen | None = field(default=None, repr=False)
+
+    def __call__(self, argv: list[str], extra: dict[str, str], log: str) -> int:
+        with open(log, "ab") as file:
+            env = os.environ | extra
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env,
+                                            start_new_session=True)  # fmt: skip
+        signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())  # scancel; submitit lets it pass
+        try:
+            while self.process.poll() is None:
+                time.sleep(POLL)
+        finally:
+            self.stop()
+        return self.process.returncode
+
+    def stop(self) -> None:
+        """Ask the worker for its checkpoint, and wait for it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """Called by submitit at Slurm's warning: what to put back into the queue."""
+        from submitit.helpers import DelayedSubmission
+
+        self.stop()
+        return DelayedSubmission(Task(), *arguments)
+
+
+def result(job: Any, directory: Any, stopping: bool) -> str:
+    import submitit
+
+    try:
+        return describe(job.result(), directory)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError) as error:
+        return "stopped" if stopping else f"died ({first_line(error)}; {job.paths.stdout})"

@@ -1,0 +1,183 @@
+"""Every engine gives what the local one gives, also when a machine is lost or a task preempted half-way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.engines import local
+from bench.engines.common import Options, command
+from bench.rundir import Experiment
+
+TINY = "actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16"
+GRID = ("run", "--algos", f"sac({TINY})", "--envs", "toy/multigoal", "--seeds", "2", "--no-report", "--name", "grid",
+        "steps=1000", "warmup=100", "log_every=100", "eval_every=500", "checkpoint_every=200", "eval.episodes=2")  # fmt: skip
+
+
+# -- refusals and slots ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_an_engine_whose_package_is_missing_says_what_to_install(command, tmp_path, monkeypatch, engine, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    done = command(*GRID, "--engine", engine)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"--engine {engine} needs {package}" in done.err
+    assert f"pip install 'diffusion-policy-bench[{engine}]'" in done.err
+    assert not any(tmp_path.iterdir())
+
+
+SLEEPER = "import os, time; a = time.time(); time.sleep(0.4); print(os.environ['CUDA_VISIBLE_DEVICES'], a, time.time())"
+
+
+@pytest.mark.parametrize(("jobs", "at_once"), [(None, 4), (3, 3), (9, 4)])
+def test_runs_share_devices_by_slots(tmp_path, monkeypatch, jobs, at_once):
+    """Stand-ins for workers say which device they saw, and when."""
+    monkeypatch.setattr(local, "command", lambda *_: [sys.executable, "-S", "-c", SLEEPER])
+    experiment = Experiment(tmp_path, "grid")
+    experiment.write("quick", [], [{"dir": f"seed_{k}", "config": {"threads": 1}} for k in range(7)])
+    options = Options(jobs=jobs, devices=("0", "GPU-5a"), per_device=2)
+    assert local.submit(experiment, list(range(7)), options) == dict.fromkeys(range(7), "done")
+    spans = [line.split() for line in (p.read_text() for p in tmp_path.rglob("worker.log"))]
+    assert {device for device, *_ in spans} == {"0", "GPU-5a"}
+    for _, start, _ in spans:
+        now = [device for device, a, b in spans if float(a) <= float(start) < float(b)]
+        assert len(now) <= at_once
+        assert all(now.count(device) <= 2 for device in now)
+    assert options.slots()[:2] == ["0", "GPU-5a"]  # a free device before a shared one
+
+
+# -- the same bytes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> Path:
+    """An undisturbed grid of the local engine."""
+    root = tmp_path_factory.mktemp("local")
+    subprocess.run([sys.executable, "-m", "bench", *GRID, "--root", root, "--jobs", "2"], cwd=root, check=True)
+    return root / "grid"
+
+
+def records(experiment: Path) -> dict[str, bytes]:
+    files = [*experiment.rglob("metrics.jsonl"), *experiment.rglob("evals.jsonl")]
+    return {str(f.relative_to(experiment)): f.read_bytes() for f in files}
+
+
+def prepared(root: Path, expected: Path) -> Experiment:
+    """An experiment of the same cells in which nothing has been started."""
+    (root / "grid").mkdir(parents=True)
+    shutil.copy(expected / "experiment.json", root / "grid")
+    return Experiment(root, "grid")
+
+
+def sessions(experiment: Experiment) -> list[int]:
+    files = [experiment.run_dir(cell).path / "provenance.json" for cell in experiment.cells()]
+    return [len(json.loads(f.read_text())["sessions"]) for f in files]
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_workers_by_hand(expected, tmp_path):
+    experiment = prepared(tmp_path, expected)
+    for index in range(2):
+        argv = [sys.executable, "-m", "bench", "worker", "--root", tmp_path, "--name", "grid", "--index", str(index)]
+        subprocess.run(argv, cwd=tmp_path, check=True)
+    assert records(experiment.path) == records(expected)
+
+
+@pytest.mark.slow
+def test_a_slurm_array_one_of_whose_tasks_is_preempted(expected, tmp_path, monkeypatch):
+    """submitit's local executor in place of Slurm: the same pickles, the same signal, the same requeue."""
+    from bench.engines import slurm
+
+    jobs = []
+    made = slurm.executor
+
+    def executor(*arguments):
+        local_one = made(*arguments, cluster="local")
+        map_array = local_one.map_array
+        local_one.map_array = lambda *words: jobs.extend(map_array(*words)) or jobs
+        return local_one
+
+    monkeypatch.setattr(slurm, "executor", executor)
+    monkeypatch.chdir(tmp_path)
+    experiment, preempted = prepared(tmp_path, expected), []
+    middle = experiment.run_dir(experiment.cells()[1]).path
+
+    def watch():
+        if not preempted and (middle / "checkpoint.pt").exists():
+            # Slurm's signal reaches the task's process, a child of submitit's controller
+            (task,) = Path(f"/proc/{jobs[1].job_id}/task/{jobs[1].job_id}/children").read_text().split()
+            os.kill(int(task), signal.SIGUSR2)
+            preempted.append(task)
+
+    outcome = slurm.submit(experiment, [0, 1], Options(), watch)
+    assert outcome == dict.fromkeys(range(2), "done"), [job.stdout() for job in jobs]
+    assert preempted
+    assert sessions(experiment) == [1, 2]
+    assert records(experiment.path) == records(expected)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_loses_a_node(expected, tmp_path, bench_process, monkeypatch):
+    """Two nodes and a head without room; a node on which a run is under way is killed, its worker with it."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's own word for: loopback is this machine's address
+    from ray.cluster_utils import Cluster
+
+    loopback = {"node_ip_address": "127.0.0.1", "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **loopback})
+    try:
+        nodes = [cluster.add_node(num_cpus=1, **loopback) for _ in range(2)]
+        process = bench_process(*GRID, "--root", "runs", "--engine", "ray", "--address", cluster.address, cwd=tmp_path)
+        experiment = Experiment(tmp_path / "runs", "grid")
+        checkpoints = lambda: list(experiment.path.rglob("checkpoint.pt"))  # noqa: E731
+        wait_for(lambda: len(checkpoints()) >= 2 or process.poll() is not None)
+        lost = nodes[0].all_processes["raylet"][0].process.pid
+        orphans = [pid for pid in bench_workers() if f"RAY_RAYLET_PID={lost}" in environ(pid)]
+        assert orphans
+        for pid in orphans:  # the whole machine is gone at once
+            os.kill(pid, signal.SIGKILL)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, (out, err)
+    finally:
+        cluster.shutdown()
+    assert max(sessions(experiment)) >= 2
+    assert records(experiment.path) == records(expected)
+
+
+def bench_workers() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"bench\0worker" in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def environ(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    return ""
+
+
+def test_a_worker_is_told_where_by_absolute_paths(tmp_path, monkeypatch):
+    """It may start on another machine, in another directory."""
+    monkeypatch.chdir(tmp_path)
+    argv = command(Experiment(Path("runs"), "grid"), 3, 2)
+    assert argv[argv.index("--root") + 1] == str(tmp_path / "runs")
