@@ -1,0 +1,156 @@
+"""Pages about a paper's experiments: the claim and its rule, the verdict, and the numbers and figures it rests on.
+
+A claim states its rule and threshold before anything is run; a verdict comes from the data by that rule alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reports import stats
+from reports.html import Cell, Section, Table, Text
+from reports.load import read_json
+from reports.words import number, plural
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable at this budget"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a paper in one sentence, and the rule, with its threshold, that decides it."""
+
+    key: str
+    text: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`outcome` is HOLDS, FAILS or OPEN; `why` gives the numbers that decided, and for OPEN what would decide."""
+
+    outcome: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an experiment found: a verdict for each claim's key, its numbers (summary.json), and the page's sections."""
+
+    verdicts: Mapping[str, Verdict]
+    numbers: Mapping[str, Any]
+    sections: Sequence[Section] = field(default_factory=list)
+
+
+def decided(condition: bool, why: str) -> Verdict:
+    """The verdict of an exact experiment, which has no spread."""
+    return Verdict(HOLDS if condition else FAILS, why)
+
+
+def above(values: Sequence[float], threshold: float, what: str) -> Verdict:
+    """Whether the mean of a quantity over seeds [n] lies above a threshold: its 95 % t interval must clear it."""
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values):
+        return Verdict(OPEN, f"{what}: no finished seed.")
+    found = stats.mean_estimate(values)
+    needed = stats.seeds_to_exceed(values, threshold)
+    return _from_interval(found, threshold, what, needed)
+
+
+def larger(x: np.ndarray, y: np.ndarray, what: str, *, least: float = 0.0) -> Verdict:
+    """Whether mean(x) - mean(y) of two groups of seeds lies above `least`: Welch's 95 % interval must clear it."""
+    if not len(x) or not len(y):
+        return Verdict(OPEN, f"{what}: no finished seed of one of the two.")
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64) + least
+    found, needed = stats.difference([x], [y]), stats.seeds_to_separate([x], [y])
+    shifted = stats.Estimate(*(None if v is None else v + least for v in (found.value, found.low, found.high)), found.n)
+    return _from_interval(shifted, least, what, needed)
+
+
+def _from_interval(found: stats.Estimate, threshold: float, what: str, needed: int | None) -> Verdict:
+    if found.low is None:
+        seeds = plural(found.n, "seed")
+        return Verdict(OPEN, f"{what}: {number(found.value)} from {seeds}; {stats.MIN_SEEDS} are needed for an interval.")
+    text = f"{what}: {number(found.value)} [{number(found.low)}, {number(found.high)}] from {plural(found.n, 'seed')}"
+    if found.low > threshold:
+        return Verdict(HOLDS, f"{text}, above {number(threshold)}.")
+    if found.high < threshold:
+        return Verdict(FAILS, f"{text}, below {number(threshold)}.")
+    would = f"about {plural(needed, 'seed')} would decide" if needed else "more than 1000 seeds would be needed"
+    return Verdict(OPEN, f"{text}, on both sides of {number(threshold)}; with this mean and spread {would}.")
+
+
+def write_page(
+    out: Path, name: str, title: str, *, source: str, claims: Sequence[Claim], findings: Findings, budget: str, preset: str
+) -> Path:
+    """Writes the page's files (those of reports.report.write_pages) into `out`; returns report.html's path."""
+    from reports.report import write_pages
+
+    missing = [claim.key for claim in claims if claim.key not in findings.verdicts]
+    if missing:
+        raise ValueError(f"{name}: no verdict on {', '.join(missing)}; each claim needs one")
+    answered = [
+        {"key": c.key, "claim": c.text, "rule": c.rule, **vars(findings.verdicts[c.key])} for c in claims
+    ]  # fmt: skip
+    lead = "\n\n".join(f"**{c['outcome'].capitalize()}**: {c['claim']}" for c in answered)
+    first = Section("verdict", "Claim and verdict", [
+        Text(lead, "lead"),
+        Text("\n\n".join(c["why"] for c in answered)),
+        Text(f"Source: {source}. Budget `{preset}`: {budget}"),
+        Table(["claim", "rule, fixed before the run"], [[c["claim"], Cell(c["rule"])] for c in answered]),
+        Text(f"To make this page again: `python -m bench reproduce {name} --preset {preset}`"),
+    ])  # fmt: skip
+    numbers = {"name": name, "preset": preset, "source": source, "claims": answered, **findings.numbers}
+    return write_pages(out, title, [first, *findings.sections], subtitle=source, rows=[], numbers=numbers)
+
+
+def write_index(folder: Path) -> Path:
+    """README.md of a folder of pages, from their summary.json; returns its path."""
+    lines = ["# The experiments of the papers, made again", ""]
+    lines += [
+        "Each page is made by one command, `python -m bench reproduce NAME [--preset quick|long|full]`, and gives the claim,",
+        "the rule that decides it (written down before the run), the verdict computed from the data, figures and numbers",
+        "(`summary.json`). `python -m bench reproduce --list` names them. A verdict belongs to its budget.",
+        "",
+        "| experiment | budget | claim | verdict |",
+        "| --- | --- | --- | --- |",
+    ]
+    for path in sorted(folder.glob("*/summary.json")):
+        page = read_json(path, [])
+        for i, claim in enumerate(page.get("claims", [])):
+            head = f"[{page['name']}]({path.parent.name}/report.md) | {page['preset']}" if i == 0 else " | "
+            lines.append(f"| {head} | {claim['claim']} | **{claim['outcome']}** |")
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return folder / "README.md"
+
+
+def heatmaps(panels: Sequence[tuple[str, np.ndarray]], *, columns: int = 4, paint: Any = None, label: str = "") -> Any:
+    """Matrices [rows, columns] as coloured squares on one scale; the painter for `figures.draw`.
+
+    paint(axis, i): draws on top of panel i.
+    """
+    from reports.figures import sheet
+
+    figure, axes = sheet(len(panels), columns=columns, height=2.2, legend_rows=0)
+    low, high = min(np.nanmin(m) for _, m in panels), max(np.nanmax(m) for _, m in panels)
+    for i, (axis, (title, matrix)) in enumerate(zip(axes, panels, strict=True)):
+        image = axis.imshow(matrix, vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
+        axis.set_title(title)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(visible=False)
+        if paint:
+            paint(axis, i)
+    figure.subplots_adjust(left=0.03, right=0.89)
+    figure.colorbar(image, cax=figure.add_axes((0.915, 0.25, 0.014, 0.5)), label=label)
+    return figure
+
+
+def line(label: str, x: Sequence[float], y: Sequence[float]) -> Any:
+    """A curve without seeds, for figures.lines."""
+    from reports.figures import Series
+
+    return Series(label, (np.asarray(x, dtype=float), np.asarray(y, dtype=float)))
