@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reports import stats
+from reports import behaviour, stats
 from reports.html import Cell, Section, Table, Text
 from reports.load import read_json
 from reports.words import number, plural
@@ -51,36 +51,44 @@ def decided(condition: bool, why: str) -> Verdict:
     return Verdict(HOLDS if condition else FAILS, why)
 
 
-def above(values: Sequence[float], threshold: float, what: str) -> Verdict:
+def above(values: Sequence[float], threshold: float, what: str, unit: str = "seed") -> Verdict:
     """Whether the mean of a quantity over seeds [n] lies above a threshold: its 95 % t interval must clear it."""
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
-        return Verdict(OPEN, f"{what}: no finished seed.")
-    found = stats.mean_estimate(values)
-    needed = stats.seeds_to_exceed(values, threshold)
-    return _from_interval(found, threshold, what, needed)
+        return Verdict(OPEN, f"{what}: no finished {unit}.")
+    return _from_interval(stats.mean_estimate(values), threshold, what, stats.seeds_to_exceed(values, threshold), unit)
 
 
-def larger(x: np.ndarray, y: np.ndarray, what: str, *, least: float = 0.0) -> Verdict:
-    """Whether mean(x) - mean(y) of two groups of seeds lies above `least`: Welch's 95 % interval must clear it."""
-    if not len(x) or not len(y):
-        return Verdict(OPEN, f"{what}: no finished seed of one of the two.")
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64) + least
-    found, needed = stats.difference([x], [y]), stats.seeds_to_separate([x], [y])
+def larger(x: Sequence[np.ndarray], y: Sequence[np.ndarray], what: str, *, least: float = 0.0) -> Verdict:
+    """Whether mean(x) - mean(y), averaged over tasks, lies above `least`: Welch's 95 % interval must clear it.
+
+    x, y: the seeds' values [n] for each task, as in reports.stats.
+    """
+    if len(x) != len(y) or not len(x) or not all(map(len, [*x, *y])):
+        return Verdict(OPEN, f"{what}: a task has no finished seed.")
+    y = [np.asarray(task, dtype=np.float64) + least for task in y]
+    found, needed = stats.difference(x, y), stats.seeds_to_separate(x, y)
     shifted = stats.Estimate(*(None if v is None else v + least for v in (found.value, found.low, found.high)), found.n)
-    return _from_interval(shifted, least, what, needed)
+    return _from_interval(shifted, least, what, needed, "seed")
 
 
-def _from_interval(found: stats.Estimate, threshold: float, what: str, needed: int | None) -> Verdict:
+def every(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a claim of several parts: it holds if all do, and fails if one does."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    outcome = FAILS if FAILS in outcomes else OPEN if OPEN in outcomes else HOLDS
+    return Verdict(outcome, " ".join(verdict.why for verdict in verdicts))
+
+
+def _from_interval(found: stats.Estimate, threshold: float, what: str, needed: int | None, unit: str) -> Verdict:
     if found.low is None:
-        seeds = plural(found.n, "seed")
-        return Verdict(OPEN, f"{what}: {number(found.value)} from {seeds}; {stats.MIN_SEEDS} are needed for an interval.")
-    text = f"{what}: {number(found.value)} [{number(found.low)}, {number(found.high)}] from {plural(found.n, 'seed')}"
+        few = f"{what}: {number(found.value)} from {plural(found.n, unit)}"
+        return Verdict(OPEN, f"{few}; {stats.MIN_SEEDS} are needed for an interval.")
+    text = f"{what}: {number(found.value)} [{number(found.low)}, {number(found.high)}] from {plural(found.n, unit)}"
     if found.low > threshold:
         return Verdict(HOLDS, f"{text}, above {number(threshold)}.")
     if found.high < threshold:
         return Verdict(FAILS, f"{text}, below {number(threshold)}.")
-    would = f"about {plural(needed, 'seed')} would decide" if needed else "more than 1000 seeds would be needed"
+    would = f"about {plural(needed, unit)} would decide" if needed else f"more than 1000 {unit}s would be needed"
     return Verdict(OPEN, f"{text}, on both sides of {number(threshold)}; with this mean and spread {would}.")
 
 
@@ -140,25 +148,42 @@ def write_index(folder: Path) -> Path:
     return folder / "README.md"
 
 
-def heatmaps(panels: Sequence[tuple[str, np.ndarray]], *, columns: int = 4, paint: Any = None, label: str = "") -> Any:
-    """Matrices [rows, columns] as coloured squares on one scale; the painter for `figures.draw`.
+def heatmaps(
+    panels: Sequence[tuple[str, np.ndarray]], *, columns: int = 4, paint: Any = None, label: str = "", extent: Any = None
+) -> Any:
+    """Matrices [rows, columns] as coloured cells on one scale; the painter for `figures.draw`.
 
-    paint(axis, i): draws on top of panel i.
+    paint(axis, i): draws on top of panel i. extent: (left, right, bottom, top) of the matrices, first row at the bottom; None:
+    square cells, first row at the top, no ticks.
     """
     from reports.figures import sheet
 
     figure, axes = sheet(len(panels), columns=columns, height=2.2, legend_rows=0)
     low, high = min(np.nanmin(m) for _, m in panels), max(np.nanmax(m) for _, m in panels)
     for i, (axis, (title, matrix)) in enumerate(zip(axes, panels, strict=True)):
-        image = axis.imshow(matrix, vmin=low, vmax=high, cmap="viridis", interpolation="nearest")
+        where = {} if extent is None else {"extent": extent, "origin": "lower", "aspect": "auto"}
+        image = axis.imshow(matrix, vmin=low, vmax=high, cmap="viridis", interpolation="nearest", **where)
         axis.set_title(title)
-        axis.set(xticks=[], yticks=[])
+        axis.locator_params(nbins=4)
+        if extent is None:
+            axis.set(xticks=[], yticks=[])
         axis.grid(visible=False)
         if paint:
             paint(axis, i)
-    figure.subplots_adjust(left=0.03, right=0.89)
+    figure.subplots_adjust(left=0.05, right=0.89)
     figure.colorbar(image, cax=figure.add_axes((0.915, 0.25, 0.014, 0.5)), label=label)
     return figure
+
+
+def plane(groups: Sequence[np.ndarray], *, seed: int = 0) -> tuple[list[np.ndarray], str]:
+    """Groups of samples [M, A] in one plane, [M, 2] each, and how: UMAP if umap-learn is installed, else principal axes."""
+    try:
+        import umap
+    except ImportError:
+        points, share = behaviour.embed(list(groups))
+        return points, f"first two principal axes, {100 * share.sum():.0f} % of the variance"
+    embedded = umap.UMAP(random_state=seed, n_jobs=1).fit_transform(np.concatenate(groups))
+    return np.split(embedded, np.cumsum([len(group) for group in groups])[:-1]), "UMAP"
 
 
 def line(label: str, x: Sequence[float], y: Sequence[float]) -> Any:

@@ -12,7 +12,7 @@ import pytest
 import bench.reproduce as reproduce
 from bench.reproduce import gridworld
 from reports import stats
-from reports.reproduction import FAILS, HOLDS, OPEN, Claim, Findings, Verdict, above, larger
+from reports.reproduction import FAILS, HOLDS, OPEN, Claim, Findings, Verdict, above, every, larger
 
 # alpha -> updates, mean entropy, V(start); another implementation's numbers on the same grid.
 EQ_20 = {0.1: (7, 1.3861, -0.796), 1: (23, 1.3699, -0.673), 3: (49, 1.2935, -0.328), 10: (49, 1.0636, 0.086),
@@ -86,8 +86,9 @@ def test_verdicts_from_seeds_need_an_interval_that_clears_the_threshold():
     assert open_.outcome == OPEN
     assert "seeds would decide" in open_.why
     x, y = np.array([3.0, 3.1, 2.9]), np.array([1.0, 1.1, 0.9])
-    assert [larger(x, y, "x").outcome, larger(y, x, "x").outcome, larger(x, y, "x", least=3).outcome] == [HOLDS, FAILS, FAILS]
-    assert larger(x, y[:0], "x").outcome == OPEN
+    found = [larger([x], [y], "x"), larger([y], [x], "x"), larger([x], [y], "x", least=3), larger([x], [y[:0]], "x")]
+    assert [verdict.outcome for verdict in found] == [HOLDS, FAILS, FAILS, OPEN]
+    assert [every(found).outcome, every(found[::3]).outcome, every(found[:1]).outcome] == [FAILS, OPEN, HOLDS]
 
 
 def test_the_number_of_seeds_that_would_decide_has_the_power_it_names():
