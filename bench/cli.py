@@ -61,6 +61,13 @@ def parser() -> argparse.ArgumentParser:
     film.add_argument("--out", type=Path, help="x.mp4 or x.gif (default: play.mp4 in the run, or play.gif without ffmpeg)")
     film.add_argument("--episodes", type=int, default=1, help="how many (default: 1)")
     film.add_argument("--seed", type=int, default=0, help="of the episodes (default: 0)")
+    again = add("reproduce", "make an experiment of a paper again: its figures, numbers and a verdict on its claim")
+    again.add_argument("name", nargs="?", help="which one (--list)")
+    again.add_argument("--list", action="store_true", help="list the experiments and what they claim")
+    again.add_argument("--preset", default="quick", help="quick: minutes on two cores | long: hours | full: the paper's scale")
+    again.add_argument("--root", type=Path, default=Path("runs"), help="directory of the runs it makes (default: runs)")
+    again.add_argument("--out", type=Path, help="directory of the pages (default: reproduction/ in --root)")
+    again.add_argument("--jobs", type=int, help="runs at a time (default: the number of cores)")
     return main
 
 
@@ -353,5 +360,13 @@ def status(args: argparse.Namespace) -> int:
     return 0 if all(r["state"] == "done" for r in data) else 1
 
 
-COMMANDS = {"run": run, "list": listing, "worker": worker, "report": report, "status": status, "watch": watch,
-            "play": play}  # fmt: skip
+def reproduce(args: argparse.Namespace) -> int:
+    from bench.reproduce import command
+
+    return command(args)
+
+
+COMMANDS = {
+    "run": run, "list": listing, "worker": worker, "report": report, "reproduce": reproduce, "status": status, "watch": watch,
+    "play": play,
+}  # fmt: skip
