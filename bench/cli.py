@@ -269,8 +269,13 @@ def listing(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     import reports
+    from reports.sweep import write as sweep_report
 
-    out = args.out or args.runs[0] / "report"
+    if len(args.runs) == 1 and (args.runs[0] / "sweep.json").exists():
+        print(f"report: {user_error(sweep_report, args.runs[0], args.out)}")
+        return 0
+    first = args.runs[0] / "confirm" if (args.runs[0] / "sweep.json").exists() else args.runs[0]
+    out = args.out or first / "report"
     path = user_error(lambda: reports.write(args.runs, out, allow_mixed=args.allow_mixed, allow_partial=args.allow_partial))
     print(f"report: {path}")
     return 0

@@ -52,6 +52,9 @@ def sweep(args: Any) -> int:
     if code == 3:
         return code
     snapshot(asked, studies)
+    from reports import sweep as report
+
+    print(f"report: {report.write(asked.path)}")
     return code
 
 

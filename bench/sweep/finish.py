@@ -17,6 +17,7 @@ from bench.engines import engine
 from bench.grid import Cell
 from bench.rundir import Experiment, RunDir, dump_json, read_json, replace_file
 from bench.sweep.plan import Plan
+from bench.sweep.space import Space
 from bench.sweep.storage import Opened, public
 from bench.worker import locked
 
@@ -115,17 +116,17 @@ def study_record(asked: Plan, opened: Opened) -> dict[str, Any]:
         "config": text,
         "importance": values,
         "no_importance": why,
-        "trials": [trial_record(trial) for trial in trials],
+        "trials": [trial_record(trial, opened.asked.space) for trial in trials],
     }
 
 
-def trial_record(trial: FrozenTrial) -> dict[str, Any]:
+def trial_record(trial: FrozenTrial, space: Space) -> dict[str, Any]:
     names = ("env_steps", "hours", "runs", "error")
     return {
         "number": trial.number,
         "state": trial.state.name.lower(),
         "value": trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
-        "params": trial.params,
+        "params": {p.name: p.value(trial.params[p.name]) for p in space.parameters if p.name in trial.params},
         "curve": sorted(trial.intermediate_values.items()),
         **{name: trial.user_attrs[name] for name in names if name in trial.user_attrs},
     }
