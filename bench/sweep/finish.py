@@ -25,6 +25,12 @@ SUFFIX = "_tuned"
 FEWEST = 4  # complete trials from which the importance of parameters is looked at
 
 
+def command(asked: Plan) -> list[str]:
+    """The command line, without the password of the storage."""
+    words = ["python", "-m", "bench", *sys.argv[1:]]
+    return [word.replace(asked.storage, public(asked.storage)) if asked.storage else word for word in words]
+
+
 def best(opened: Opened) -> FrozenTrial | None:
     """The complete trial with the largest value, the first of equal ones."""
     complete = [t for t in opened.trials() if t.state == TrialState.COMPLETE]
@@ -90,7 +96,7 @@ def snapshot(asked: Plan, studies: list[Opened]) -> None:
     }  # fmt: skip
     known |= {
         "storage": public(asked.storage), "preset": asked.preset, "confirm": asked.confirm,
-        "command": ["python", "-m", "bench", *sys.argv[1:]],
+        "command": command(asked),
         "studies": known["studies"] | {opened.asked.label: study_record(asked, opened) for opened in studies},
     }  # fmt: skip
     replace_file(asked.path / "sweep.json", dump_json(known))
@@ -154,7 +160,7 @@ def confirm(asked: Plan, studies: list[Opened]) -> int:
         with locked(experiment.path / "lock", str(experiment.path)):
             for cell in cells:
                 set_aside(asked.path, experiment.run_dir(cell.entry()), cell)
-            indices = experiment.write(asked.preset, ["python", "-m", "bench", *sys.argv[1:]], [cell.entry() for cell in cells])
+            indices = experiment.write(asked.preset, command(asked), [cell.entry() for cell in cells])
             carrier = engine(asked.engine)
             outcome = carry(carrier, experiment, unfinished(experiment, indices, False), parallel(asked, len(cells)))
             code = summary(experiment, indices, outcome)

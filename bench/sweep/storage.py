@@ -32,6 +32,7 @@ from bench.sweep.plan import SAMPLER_SEED, Plan, Study
 from bench.worker import locked
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+OPENINGS = 5  # attempts at a database that others open too
 BEAT = 2.0  # seconds between two heartbeats of a trial
 
 
@@ -40,10 +41,11 @@ class PerTrial(BaseSampler):
 
     So a sweep that is continued proposes what an undisturbed one would have, and processes that work on one study with one
     seed never propose the same point for that reason. (Optuna's own samplers carry a generator from trial to trial.)
+    points: those of the first trials, which are given and not drawn.
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int):
-        self.make, self.seed = make, seed
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int, points: list[dict[str, Any]]):
+        self.make, self.seed, self.points = make, seed, points
 
     def _sampler(self, number: int, name: str = "") -> BaseSampler:
         words = np.random.SeedSequence([self.seed, number, zlib.crc32(name.encode())])
@@ -53,9 +55,13 @@ class PerTrial(BaseSampler):
         return self._sampler(trial.number).infer_relative_search_space(study, trial)
 
     def sample_relative(self, study, trial, search_space):
+        if trial.number < len(self.points):
+            return {}
         return self._sampler(trial.number).sample_relative(study, trial, search_space)
 
     def sample_independent(self, study, trial, param_name, param_distribution):
+        if trial.number < len(self.points):
+            return self.points[trial.number][param_name]
         return self._sampler(trial.number, param_name).sample_independent(study, trial, param_name, param_distribution)
 
 
@@ -63,7 +69,7 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
     "tpe": lambda seed: TPESampler(seed=seed),
     "cmaes": lambda seed: CmaEsSampler(seed=seed),
-    "grid": lambda seed: RandomSampler(seed=seed),  # the points are in the waiting trials, nothing is left to draw
+    "grid": lambda seed: RandomSampler(seed=seed),  # every point is given, nothing is left to draw
 }
 
 
@@ -85,11 +91,18 @@ def open_storage(plan: Plan) -> optuna.storages.BaseStorage:
 
         plan.path.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(plan.path / "journal.log")))
-    try:
-        return optuna.storages.get_storage(plan.storage)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"--storage {public(plan.storage)} cannot be opened: {reason}") from error
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for attempt in range(OPENINGS):
+        try:
+            return optuna.storages.get_storage(plan.storage)
+        except Exception as error:
+            # two commands that make the tables of an empty database at once disturb each other: one has to look again
+            if isinstance(error, IntegrityError | ProgrammingError) and attempt < OPENINGS - 1:
+                time.sleep(1 + attempt)
+                continue
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UsageError(f"--storage {public(plan.storage)} cannot be opened: {reason}") from error
 
 
 def public(url: str | None) -> str:
@@ -139,7 +152,7 @@ def open_study(plan: Plan, asked: Study, storage: optuna.storages.BaseStorage) -
 
     base = asked.base()[0].resolved()
     first = max(base.eval_every, base.frames_per_decision)
-    sampler = PerTrial(SAMPLERS[asked.sampler], SAMPLER_SEED)
+    sampler = PerTrial(SAMPLERS[asked.sampler], SAMPLER_SEED, start_points(asked))
     name = f"{plan.path.name}/{asked.label}"
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler,
@@ -152,9 +165,8 @@ def open_study(plan: Plan, asked: Study, storage: optuna.storages.BaseStorage) -
     elif found != wanted:
         raise UsageError(f"the study {name} is another one ({differences(found, wanted)}); choose another --name")
     opened = Opened(asked, study, storage, plan.path / "trials" / asked.label)
-    first_points = start_points(asked)
-    for number in range(len(study.get_trials(deepcopy=False)), asked.trials):
-        study.enqueue_trial(first_points[number] if number < len(first_points) else {})
+    for _ in range(len(study.get_trials(deepcopy=False)), asked.trials):
+        study.enqueue_trial({})
     return opened
 
 
