@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", "run a seeded grid and write its report", where, what, how)
     run.add_argument("--retry-failed", action="store_true", help="run failed cells again")
     run.add_argument("--no-report", action="store_true", help="do not write the report at the end")
+    sweep_options(add("sweep", "tune algorithms with equal budgets, confirm on fresh seeds, report", where, what, how))
     listing = add("list", "list algorithms, environments or presets")
     listing.add_argument("group", choices=["algos", "envs", "presets"])
     worker = add("worker", "run one cell of an experiment (for schedulers)", where)
@@ -102,6 +103,21 @@ def how(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--per-device", type=int, default=1, help="runs that share one device (default: 1)")
 
 
+def sweep_options(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(seeds="3", jobs=None)
+    sub.add_argument("--trials", type=int, help="trials per algorithm (default: 50; the whole grid with --sampler grid)")
+    sub.add_argument("--sweep", help="search space, for one algorithm (default: conf/sweep/<algorithm>.yaml)")
+    sub.add_argument("--sampler", default="tpe", help="tpe (default) | random | cmaes | grid")
+    sub.add_argument("--pruner", help="median | hyperband | none (default: what the search space says)")
+    sub.add_argument("--confirm", type=int, default=5, help="fresh seeds for the winner and the defaults (default: 5)")
+    sub.add_argument("--storage", help="postgresql://user@host/db, or any address of Optuna (default: a file in the sweep)")
+    sub.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
+    sub.epilog = (
+        "--seeds is the number of tuning seeds; --jobs counts trials, whose runs go side by side. "
+        "The same command elsewhere (same --root and --name, or same --storage) works on the same sweep."
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args, rest = parser().parse_known_args(argv)
@@ -131,7 +147,7 @@ def overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
             near = difflib.get_close_matches(word, options, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; settings are given as key=value"
             raise UsageError(f"unknown argument {word!r}{hint}")
-    if rest and args.command != "run":
+    if rest and args.command not in ("run", "sweep"):
         raise UsageError(f"{args.command} takes no settings, found {rest[0]!r}")
     return rest
 
@@ -145,10 +161,9 @@ def parser_options(command: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.config import to_plain
     from bench.engines import engine
     from bench.grid import plan
-    from bench.rundir import Experiment, cell_dir
+    from bench.rundir import Experiment
     from bench.worker import limit_threads, locked
 
     limit_threads(1)
@@ -156,14 +171,7 @@ def run(args: argparse.Namespace) -> int:
     cells, default = user_error(plan, args.preset, args.algos, args.envs, args.seeds, [*args.overrides, *extra])
     options = engine_options(args, cells)
     experiment = Experiment(args.root, check_name(args.name or default))
-    entries = [
-        {
-            "env": cell.config.env["id"], "label": cell.config.label, "seed": cell.config.seed,
-            "dir": cell_dir(cell.config.env["id"], cell.config.label, cell.config.seed),
-            "config": to_plain(cell.config), "command": cell.command,
-        }
-        for cell in cells
-    ]  # fmt: skip
+    entries = [cell.entry() for cell in cells]
     for entry, cell in zip(entries, cells, strict=True):
         experiment.run_dir(entry).prepare(cell.config)  # refuses before anything starts
     with locked(experiment.path / "lock", str(experiment.path)):
@@ -289,6 +297,12 @@ def worker(args: argparse.Namespace) -> int:
     return EXIT[work(args.root, args.name, args.index, args.jobs)]
 
 
+def sweep(args: argparse.Namespace) -> int:
+    from bench.sweep.command import sweep
+
+    return sweep(args)
+
+
 def listing(args: argparse.Namespace) -> int:
     from bench.config import available
 
@@ -304,8 +318,13 @@ def listing(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     import reports
+    from reports.sweep import write as sweep_report
 
-    out = args.out or args.runs[0] / "report"
+    if len(args.runs) == 1 and (args.runs[0] / "sweep.json").exists():
+        print(f"report: {user_error(sweep_report, args.runs[0], args.out)}")
+        return 0
+    first = args.runs[0] / "confirm" if (args.runs[0] / "sweep.json").exists() else args.runs[0]
+    out = args.out or first / "report"
     path = user_error(lambda: reports.write(args.runs, out, allow_mixed=args.allow_mixed, allow_partial=args.allow_partial))
     print(f"report: {path}")
     return 0
@@ -367,6 +386,6 @@ def reproduce(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "run": run, "list": listing, "worker": worker, "report": report, "reproduce": reproduce, "status": status, "watch": watch,
-    "play": play,
+    "run": run, "sweep": sweep, "list": listing, "worker": worker, "report": report, "reproduce": reproduce, "status": status,
+    "watch": watch, "play": play,
 }  # fmt: skip

@@ -24,6 +24,7 @@ from algos import nearest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"  # package data, found from here and never from the cwd
 OPERATION = ("checkpoint_every", "keep_replay", "logger", "threads")  # may differ between two sessions of one run
+ALGO_META = ("name", "agent", "tuned")  # keys of `algo` beside the agent's own settings
 AUTO = ("warmup", "eval_every", "log_every")  # derived from `steps` where the user gives none; a continued run keeps its own
 
 
@@ -60,7 +61,7 @@ class RunConfig:
     """One run. Steps and intervals count environment frames: one decision is action_repeat frames."""
 
     label: str  # directory and legend name of the variant
-    algo: dict  # name (of conf/algo or module:Class), agent, and every field of the agent's Config
+    algo: dict  # name (of conf/algo or module:Class), agent, the fields of the agent's Config, and `tuned` after a sweep
     env: dict  # id, and every field of the family's Config
     seed: int = 0
     steps: int = 40_000  # frames of training; raising it continues a finished run
@@ -237,7 +238,7 @@ def algo_values(name: str, preset: str = "quick", family: str = "dmc") -> dict[s
 
 def agent_config(values: dict[str, Any]) -> Any:
     """The agent's own Config instance from the `algo` values of a run."""
-    settings = {key: value for key, value in values.items() if key not in ("name", "agent")}
+    settings = {key: value for key, value in values.items() if key not in ALGO_META}
     return typed(algos.agent_class(values["agent"]).Config, settings, "algo.")
 
 
@@ -271,6 +272,8 @@ def run_config(
     config = typed(RunConfig, values | {"label": label})
     agent = agent_config(config.algo)
     algo_plain = {"name": algo, "agent": config.algo["agent"]} | plain(dataclasses.asdict(agent))
+    if "tuned" in config.algo and agent == agent_config(algo_values(algo, preset, family)):  # with other settings it is not
+        algo_plain["tuned"] = config.algo["tuned"]
     config = dataclasses.replace(config, algo=algo_plain, env=env_config(config.env))
     check_feasible(config.resolved(), agent)
     return config
@@ -316,7 +319,7 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> bool:
 def check_overrides(overrides: list[Override], cells: list[dict[str, Any]]) -> None:
     """Raise UsageError for an override whose key no cell has. cells: composed values of every (algo, env family)."""
     for override in overrides:
-        if re.match(r"(algo|env|preset|grid|seed|label)(\.(name|agent|id))?$", override.key):
+        if re.match(r"(algo|env|preset|grid|seed|label)(\.(name|agent|id|tuned))?$", override.key):
             raise UsageError(f"{override.text!r} cannot be set this way: use --algos, --envs, --preset, --seeds")
         if not any(set_key(cell, override.key, override.value) for cell in cells):
             known = {key for cell in cells for key in dotted_keys(cell)}
@@ -349,7 +352,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     values = to_plain(config)
     for key in (*OPERATION, "steps"):
         values.pop(key)
-    values["algo"].pop("name")
+    for key in ("name", "tuned"):  # where the settings come from decides no number
+        values["algo"].pop(key, None)
     out = {}
     for key in dotted_keys(values):
         node = values

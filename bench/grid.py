@@ -22,7 +22,9 @@ from bench.config import (
     known_name,
     parse_override,
     run_config,
+    to_plain,
 )
+from bench.rundir import cell_dir
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -43,6 +45,12 @@ class Cell:
 
     config: RunConfig
     command: str  # makes just this cell
+
+    def entry(self) -> dict[str, Any]:
+        """The cell as experiment.json lists it."""
+        c = self.config
+        place = {"env": c.env["id"], "label": c.label, "seed": c.seed, "dir": cell_dir(c.env["id"], c.label, c.seed)}
+        return place | {"config": to_plain(c), "command": self.command}
 
 
 def split_top(text: str) -> list[str]:

@@ -240,12 +240,14 @@ class Experiment:
     def cells(self) -> list[dict[str, Any]]:
         return (self.read() or {"cells": []})["cells"]
 
-    def write(self, preset: str, command: list[str], cells: list[dict[str, Any]]) -> list[int]:
-        """Add or renew cells; returns their indices. A cell's index never changes."""
+    def write(
+        self, preset: str, command: list[str], cells: list[dict[str, Any]], sweep: dict[str, Any] | None = None
+    ) -> list[int]:
+        """Add or renew cells; returns their indices. A cell's index never changes. sweep: of which trial they are."""
         known = self.read() or {
             "name": self.path.name,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "sweep": None,
+            "sweep": sweep,
             "cells": [],
         }
         place = {cell["dir"]: i for i, cell in enumerate(known["cells"])}

@@ -349,6 +349,8 @@ def _find(top: Path) -> tuple[list[Path], list[Path]]:
     runs, experiments = [], []
     for here, folders, files in os.walk(top):
         folders[:] = sorted(folder for folder in folders if folder not in PRUNED)
+        if "sweep.json" in files:
+            folders[:] = ["confirm"]  # trials were chosen by their own score: they enter no comparison
         if "config.yaml" in files:
             runs.append(Path(here))
             folders.clear()

@@ -83,7 +83,7 @@ def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> S
     blocks: list[Any] = [
         Text(files + "`summary.json` has what the tables show; `figures/` each figure as PNG and SVG.")
     ]
-    blocks += [_rules(collection), _differences(collection, look), _tuning(collection)]
+    blocks += [_rules(collection), _differences(collection, look), _tuning(collection, look)]
     blocks += [_versions(collection), _commands(collection, look)]
     return Section("provenance", "Provenance", [block for block in blocks if block])
 
@@ -144,15 +144,22 @@ def _value(value: Any) -> str:
     return json.dumps(value, default=str) if not isinstance(value, str) else value
 
 
-def _tuning(collection: Collection) -> Table | Text:
-    rows = [
-        [experiment["name"], _value(key), _value(value)]
-        for experiment in collection.experiments
-        for key, value in (experiment.get("sweep") or {}).items()
-    ]
-    if not rows:
+def _tuning(collection: Collection, look: dict[str, Look]) -> Table | Text:
+    """How much search is behind each algorithm's settings, from the run configurations."""
+    found = {run.label: tuned for run in collection.runs if (tuned := (run.config.get("algo") or {}).get("tuned"))}
+    if not found:
         return Text("No configuration in this report came from a sweep.")
-    return Table(["experiment", "what", "value"], rows, "Tuning budget")
+    rows = [
+        [
+            label_cell(label, look), f"tuned with {plural(tuned['trials'], 'trial')}", large(tuned["env_steps"]),
+            f"{tuned['hours']:.3g}",
+            ", ".join(tuned["envs"]), f"{tuned['seeds'][0]} to {tuned['seeds'][-1]}", str(tuned["sweep"]),
+        ]
+        for label, tuned in found.items()
+    ]  # fmt: skip
+    rest = [label for label in look if label not in found]
+    columns = ["algorithm", "tuning", "frames", "hours", "tuned on", "tuning seeds", "sweep"]
+    return Table(columns, rows, "Tuning budget", f"Not tuned here: {', '.join(rest)}." if rest else "")
 
 
 def _versions(collection: Collection) -> Table:

@@ -18,6 +18,7 @@ from bench.engines import local
 from bench.rundir import RunDir
 from bench.worker import work
 
+sys.path.insert(0, str(Path(__file__).parent))  # the agent in sweeping.py, for tests and for the plug-in path
 SMALL = "actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16"
 # A checkpoint stands one frame before a line of the log, at an update without TD3's delayed phases: the line has to be made
 # of what the checkpoint kept.

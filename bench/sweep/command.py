@@ -1,0 +1,133 @@
+"""`python -m bench sweep`: trials until the budget is spent, then the confirmation on fresh seeds, then the report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from bench.config import UsageError
+from bench.engines import engine
+from bench.engines.local import environment
+from bench.rundir import read_json
+from bench.sweep.finish import confirm, snapshot
+from bench.sweep.plan import Plan, plan
+from bench.sweep.storage import FINISHED, Claim, Opened, claim, open_storage, open_study, public, running_here
+from bench.sweep.trial import run_trial
+from bench.worker import EXIT, die_with_parent, limit_threads
+
+IDLE = 1.0  # seconds between two looks for trials that were lost
+
+
+def sweep(args: Any) -> int:
+    """Exit code: 0 the sweep is complete, 1 a study has no finished trial or a confirmation failed, 3 it is not complete."""
+    from bench.cli import user_error
+
+    limit_threads(1)
+    asked = user_error(plan, args)
+    check_directory(asked)
+    studies = [open_study(asked, study, storage) for storage in [open_storage(asked)] for study in asked.studies]
+    if args.as_worker:
+        die_with_parent()
+        return EXIT[work(studies, asked.engine)]
+    snapshot(asked, studies)
+    jobs = args.jobs or max(1, len(os.sched_getaffinity(0)) // asked.cells_per_trial)
+    count = asked.studies[0].trials
+    left = sum(len(opened.unfinished()) for opened in studies)
+    print(
+        f"{asked.path}: {', '.join(s.label for s in asked.studies)}: {count} trials each of {asked.cells_per_trial} runs, "
+        f"{left} trials to go, {jobs} at a time",
+        flush=True,
+    )
+    state = work(studies, asked.engine) if jobs == 1 or not left else carry(min(jobs, left))
+    snapshot(asked, studies)
+    if open_trials := [f"{o.asked.label} {t.number}" for o in studies for t in o.unfinished()]:
+        where = "stopped" if state == "stopped" else "lost, or run by another machine whose files cannot be seen here"
+        print(f"unfinished ({where}): trials {', '.join(open_trials)}; repeat the command to finish what is missing")
+        return 3
+    code = confirm(asked, studies)
+    if code == 3:
+        return code
+    snapshot(asked, studies)
+    from reports import sweep as report
+
+    print(f"report: {report.write(asked.path)}")
+    return code
+
+
+def check_directory(asked: Plan) -> None:
+    """Refuse a directory that is something else, or whose trials lie in another storage."""
+    if (asked.path / "experiment.json").exists():
+        raise UsageError(f"{asked.path} holds an experiment of `run`; choose another --name")
+    known = read_json(asked.path / "sweep.json")
+    if known is not None and known["storage"] != public(asked.storage):
+        raise UsageError(
+            f"the trials of {asked.path} lie in the storage {known['storage']}, not in {public(asked.storage)}; "
+            "give the same --storage, or choose another --name"
+        )
+
+
+def work(studies: list[Opened], engine_name: str) -> str:
+    """Take trials until none is left (done) or a signal comes (stopped). Waits for trials of others, which may be lost."""
+    stopping: list[int] = []
+    before = {s: signal.signal(s, lambda number, _frame: stopping.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not stopping:
+            mine = claim(studies)
+            if mine is None:
+                if not running_here(studies):
+                    return "done"
+                time.sleep(IDLE)
+                continue
+            try:
+                state = run_trial(mine, engine(engine_name))
+            finally:
+                mine.release()
+            if state == "stopped":
+                return state
+            print(line(mine, state), flush=True)
+        return "stopped"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def line(mine: Claim, state: str) -> str:
+    trials = mine.opened.trials()
+    trial = trials[mine.number]
+    params = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
+    what = trial.user_attrs["error"] if state == "failed" else f"{state} {trial.value:.4f}"
+    done = sum(t.state in FINISHED for t in trials)
+    best = max((t.value for t in trials if t.state.name == "COMPLETE"), default=None)
+    top = "" if best is None else f"; best {best:.4f}"
+    return f"{mine.opened.asked.label} trial {mine.number} ({params}): {what}{top}; {done} of {len(trials)} done"
+
+
+def carry(jobs: int) -> str:
+    """Processes that take trials, `jobs` of them: done or stopped. One that dies leaves its trial to the others."""
+    command = [sys.executable, "-m", "bench", *sys.argv[1:], "--as-worker"]
+    workers = [
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment(1), start_new_session=True) for _ in range(jobs)
+    ]
+    stopping: list[int] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        stopping.append(number)
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        codes = [worker.wait() for worker in workers]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for code in codes:
+        if code not in EXIT.values():
+            why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            print(f"a worker died ({why}); the others took up its trial, if any was left", flush=True)
+    return "stopped" if stopping or EXIT["stopped"] in codes else "done"

@@ -1,0 +1,204 @@
+"""From a sweep's command line to its studies, one for each algorithm, checked before the first trial."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import envs
+from bench.config import (
+    RunConfig,
+    UsageError,
+    algo_values,
+    check_overrides,
+    grid_defaults,
+    identity,
+    known_name,
+    parse_override,
+    run_config,
+)
+from bench.grid import (
+    Cell,
+    Variant,
+    available_keys,
+    cell_command,
+    default_name,
+    parse_envs,
+    parse_variants,
+    refuse_unbounded,
+)
+from bench.sweep.space import Space, check_pruner, find, load
+
+FIRST_TUNING_SEED = 10_000  # tuning runs count seeds from here, comparisons from 0: no seed is ever in both
+SAMPLERS = ("tpe", "random", "cmaes", "grid")
+SAMPLER_SEED = 0
+
+
+@dataclass(frozen=True)
+class Study:
+    """One algorithm's sweep. A trial is its grid of environments x tuning seeds at one point of the space."""
+
+    variant: Variant
+    space: Space
+    preset: str
+    env_ids: tuple[str, ...]
+    seeds: int
+    overrides: tuple[str, ...]
+    sampler: str
+    trials: int
+
+    @property
+    def label(self) -> str:
+        return self.variant.label
+
+    @property
+    def tuning_seeds(self) -> list[int]:
+        return list(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + self.seeds))
+
+    def cells(
+        self, settings: dict[str, Any], seeds: list[int], label: str | None = None, tuned: dict[str, Any] | None = None
+    ) -> list[Cell]:
+        """The cells of one configuration. `tuned` is recorded in their run configuration. Raises UsageError where a
+        combination of settings is impossible."""
+        together = dict(self.variant.settings) | settings
+        variant = spelled(label or self.label, self.variant.algo, together)
+        cells = []
+        for env_id in self.env_ids:
+            for seed in seeds:
+                config = self._config(env_id, seed, variant.label, together)
+                if tuned is not None:
+                    config.algo["tuned"] = tuned
+                cells.append(Cell(config, cell_command(self.preset, variant, config, list(self.overrides))))
+        return cells
+
+    def _config(self, env_id: str, seed: int, label: str, settings: dict[str, Any]) -> RunConfig:
+        parsed = [parse_override(text) for text in self.overrides]
+        return run_config(self.preset, label, self.variant.algo, settings, env_id, seed, parsed)
+
+    def base(self) -> list[RunConfig]:
+        """The configuration that is tuned, with its defaults, on each environment."""
+        return [self._config(env_id, FIRST_TUNING_SEED, self.label, dict(self.variant.settings)) for env_id in self.env_ids]
+
+    def definition(self) -> dict[str, Any]:
+        """What makes two sweeps the same study: a study goes on only under an equal definition."""
+        searched = {f"algo.{key}" for p in self.space.parameters for key in p.sets} | {"label", "seed", "env.id"}
+        runs = {}
+        for config in self.base():
+            resolved = config.resolved()
+            settings = identity(resolved) | {"steps": resolved.steps}
+            runs[config.env["id"]] = {key: value for key, value in settings.items() if key not in searched}
+        return json.loads(json.dumps({
+            "space": self.space.to_plain(), "sampler": self.sampler, "sampler_seed": SAMPLER_SEED, "pruner": self.space.pruner,
+            "tuning seeds": self.tuning_seeds, "runs": runs,
+        }))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep: its directory, and its studies in the order of the command line."""
+
+    path: Path
+    studies: tuple[Study, ...]
+    preset: str
+    confirm: int  # fresh seeds on which the best configuration and the defaults are run at the end
+    storage: str | None
+    engine: str
+
+    @property
+    def cells_per_trial(self) -> int:
+        return len(self.studies[0].env_ids) * self.studies[0].seeds
+
+
+def spelled(label: str, algo: str, settings: dict[str, Any]) -> Variant:
+    """The variant as one would type it."""
+    inside = ",".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items())
+    text = f"{label}={algo}" + (f"({inside})" if inside else "")
+    return Variant(label, algo, tuple(settings.items()), text)
+
+
+def plan(args: Any) -> Plan:
+    """The sweep that the command line asks for. Raises UsageError for anything that could not be carried out."""
+    from bench.cli import check_name
+
+    check_numbers(args)
+    known_name("preset", args.preset)
+    defaults = grid_defaults(args.preset)
+    variants = parse_variants(args.algos if args.algos is not None else ",".join(defaults.algos))
+    env_ids = tuple(parse_envs(args.envs) if args.envs is not None else defaults.envs)
+    parsed = [parse_override(text) for text in args.overrides]
+    for env_id in env_ids:
+        envs.check(env_id, {})
+    families = sorted({env_id.partition("/")[0] for env_id in env_ids})
+    check_overrides(parsed, [available_keys(args.preset, v.algo, family) for v in variants for family in families])
+    if args.sweep and len(variants) > 1:
+        raise UsageError("--sweep is for one algorithm; several take their search spaces from conf/sweep/<algorithm>.yaml")
+    fixed = {override.key.removeprefix("algo.") for override in parsed if override.key.startswith("algo.")}
+    studies = tuple(study(args, variant, env_ids, fixed) for variant in variants)
+    if len({s.trials for s in studies}) > 1:
+        sizes = ", ".join(f"{s.label} {s.trials}" for s in studies)
+        raise UsageError(f"--sampler grid: the grids differ in size ({sizes}), which is no equal budget; sweep them apart")
+    name = check_name(args.name or f"sweep-{default_name(args.preset, studies[0].base()[0])}")
+    return Plan(args.root / name, studies, args.preset, args.confirm, args.storage, args.engine)
+
+
+def check_numbers(args: Any) -> None:
+    from bench.engines import ENGINES
+
+    if not args.seeds.isdecimal() or not 1 <= int(args.seeds) < FIRST_TUNING_SEED:
+        raise UsageError(f"--seeds {args.seeds}: a sweep takes a number of tuning seeds (they count from {FIRST_TUNING_SEED})")
+    if args.trials is not None and args.trials < 1:
+        raise UsageError(f"--trials {args.trials}: it takes a number from 1")
+    if not 0 <= args.confirm < FIRST_TUNING_SEED:
+        raise UsageError(f"--confirm {args.confirm}: it takes 0 (off) to {FIRST_TUNING_SEED - 1} seeds")
+    if args.jobs is not None and args.jobs < 1:
+        raise UsageError(f"--jobs {args.jobs}: it takes a number from 1")
+    if args.sampler not in SAMPLERS:
+        raise UsageError(f"unknown sampler {args.sampler!r}; known are {', '.join(SAMPLERS)}")
+    if args.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise UsageError("--sampler cmaes needs the package cmaes; install this one with the extra `sweep`")
+    if args.engine not in ENGINES:
+        raise UsageError(f"unknown engine {args.engine!r}; known are {', '.join(ENGINES)}")
+
+
+def study(args: Any, variant: Variant, env_ids: tuple[str, ...], fixed: set[str]) -> Study:
+    """One algorithm's study. Raises UsageError as `plan`."""
+    from dataclasses import replace
+
+    values = algo_values(variant.algo, args.preset)
+    path = Path(args.sweep) if args.sweep else find(values["agent"])
+    space = load(path, values, fixed | {key for key, _ in variant.settings})
+    if args.pruner is not None:
+        check_pruner(args.pruner, "--pruner")
+        space = replace(space, pruner=args.pruner)
+    size = len(space.grid()) if args.sampler == "grid" else None
+    if size and args.trials not in (None, size):
+        raise UsageError(f"--trials {args.trials}: the grid of {variant.label} has {size} points; leave --trials out")
+    trials = size or args.trials or 50
+    result = Study(variant, space, args.preset, env_ids, int(args.seeds), tuple(args.overrides), args.sampler, trials)
+    configs = result.base()
+    refuse_unbounded(configs)
+    for config in configs:
+        check_evaluations(config.resolved(), space.pruner)
+        check_score(config)
+    return result
+
+
+def check_evaluations(config: RunConfig, pruner: str) -> None:
+    evaluations = -(-config.steps // max(config.eval_every, config.frames_per_decision))
+    if pruner != "none" and evaluations < 2:
+        raise UsageError(
+            f"the pruner {pruner} needs two evaluations per run or more, found {evaluations} (steps={config.steps}, "
+            f"eval_every={config.eval_every}); lower eval_every, or take --pruner none"
+        )
+
+
+def check_score(config: RunConfig) -> None:
+    """A trial's value is a normalised score, so every environment needs a range."""
+    settings = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
+    env, spec = envs.make(config.env["id"], 0, 1, **settings)
+    env.close()
+    if spec.score.low is None or spec.score.high is None:
+        raise UsageError(f"{spec.id} has no score range to normalise by, so trials on it have no value; take others")

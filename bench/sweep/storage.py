@@ -1,0 +1,274 @@
+"""Studies in Optuna's storage, and who works on which trial.
+
+A study's budget is its trials 0 to N-1. They are put into the storage as waiting ones when a study is made, and a process
+only ever takes one of these: whoever works on a study, however often the command is given, N trials are run and counted.
+
+A trial belongs to the process that holds the lock of its directory. The lock is taken before the trial is marked as running,
+and the kernel releases it when the process dies, so a running trial whose lock is free was lost and is taken up again, under
+the same number, in the same directory: its runs continue from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from bench.config import UsageError
+from bench.rundir import STALE_AFTER, read_json
+from bench.sweep.plan import SAMPLER_SEED, Plan, Study
+from bench.worker import locked
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+OPENINGS = 5  # attempts at a database that others open too
+BEAT = 2.0  # seconds between two heartbeats of a trial
+
+
+class PerTrial(BaseSampler):
+    """A sampler whose randomness in each trial follows from (seed, trial number, parameter) and the trials finished before.
+
+    So a sweep that is continued proposes what an undisturbed one would have, and processes that work on one study with one
+    seed never propose the same point for that reason. (Optuna's own samplers carry a generator from trial to trial.)
+    points: those of the first trials, which are given and not drawn.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int, points: list[dict[str, Any]]):
+        self.make, self.seed, self.points = make, seed, points
+
+    def _sampler(self, number: int, name: str = "") -> BaseSampler:
+        words = np.random.SeedSequence([self.seed, number, zlib.crc32(name.encode())])
+        return self.make(int(words.generate_state(1)[0]))
+
+    def infer_relative_search_space(self, study, trial):
+        return self._sampler(trial.number).infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study, trial, search_space):
+        if trial.number < len(self.points):
+            return {}
+        return self._sampler(trial.number).sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        if trial.number < len(self.points):
+            return self.points[trial.number][param_name]
+        return self._sampler(trial.number, param_name).sample_independent(study, trial, param_name, param_distribution)
+
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "random": lambda seed: RandomSampler(seed=seed),
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "cmaes": lambda seed: CmaEsSampler(seed=seed),
+    "grid": lambda seed: RandomSampler(seed=seed),  # every point is given, nothing is left to draw
+}
+
+
+def pruner(name: str, first: int, last: int) -> optuna.pruners.BasePruner:
+    """first, last: env_step of a run's first evaluation after training began, and of its end."""
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=5)
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=last)
+    return optuna.pruners.NopPruner()
+
+
+def open_storage(plan: Plan) -> optuna.storages.BaseStorage:
+    """The journal file of the sweep, or what --storage names. Raises UsageError where there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if plan.storage is None:
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        plan.path.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(plan.path / "journal.log")))
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    for attempt in range(OPENINGS):
+        try:
+            return optuna.storages.get_storage(plan.storage)
+        except Exception as error:
+            # two commands that make the tables of an empty database at once disturb each other: one has to look again
+            if isinstance(error, IntegrityError | ProgrammingError) and attempt < OPENINGS - 1:
+                time.sleep(1 + attempt)
+                continue
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UsageError(f"--storage {public(plan.storage)} cannot be opened: {reason}") from error
+
+
+def public(url: str | None) -> str:
+    """The storage's address without the password."""
+    if url is None:
+        return "journal.log"
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study with its place in the storage."""
+
+    asked: Study
+    study: optuna.Study
+    storage: optuna.storages.BaseStorage
+    path: Path  # of its trials
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        """Those of the budget, by number; what two processes that made the study at once put in twice is left out."""
+        found = self.study.get_trials(deepcopy=False)
+        return sorted((t for t in found if t.number < self.asked.trials), key=lambda t: t.number)
+
+    def unfinished(self) -> list[optuna.trial.FrozenTrial]:
+        return [t for t in self.trials() if t.state not in FINISHED]
+
+    def state(self, number: int) -> TrialState:
+        return self.storage.get_trial(self.trial_id(number)).state
+
+    def trial_id(self, number: int) -> int:
+        study_id = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def directory(self, number: int) -> Path:
+        return self.path / f"{number:04d}"
+
+
+def open_study(plan: Plan, asked: Study, storage: optuna.storages.BaseStorage) -> Opened:
+    """Make the study or go on with it. Raises UsageError, naming the difference, where another one has its name."""
+    from bench.provenance import git_revision
+
+    base = asked.base()[0].resolved()
+    first = max(base.eval_every, base.frames_per_decision)
+    sampler = PerTrial(SAMPLERS[asked.sampler], SAMPLER_SEED, start_points(asked))
+    name = f"{plan.path.name}/{asked.label}"
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler,
+        pruner=pruner(asked.space.pruner, first, base.steps),
+    )  # fmt: skip
+    wanted, found = asked.definition(), study.user_attrs.get("definition")
+    if found is None:
+        study.set_user_attr("definition", wanted)
+        study.set_user_attr("git", git_revision()[0])
+    elif found != wanted:
+        raise UsageError(f"the study {name} is another one ({differences(found, wanted)}); choose another --name")
+    opened = Opened(asked, study, storage, plan.path / "trials" / asked.label)
+    for _ in range(len(study.get_trials(deepcopy=False)), asked.trials):
+        study.enqueue_trial({})
+    return opened
+
+
+def start_points(asked: Study) -> list[dict[str, Any]]:
+    """The whole grid, or the defaults: what tuning starts from is worth a trial, and the result is never below it there."""
+    if asked.sampler == "grid":
+        return asked.space.grid()
+    defaults = asked.space.defaults(asked.base()[0].algo)
+    return [defaults] if defaults is not None else []
+
+
+def differences(there: dict[str, Any], here: dict[str, Any], most: int = 3) -> str:
+    a, b = flat(there), flat(here)
+    keys = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    pairs = [f"{key}: {a.get(key, 'nothing')} there, {b.get(key, 'nothing')} asked for" for key in keys]
+    return ", ".join(pairs[:most]) + (f" and {len(pairs) - most} more" if len(pairs) > most else "")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+# -- who works on what -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Claim:
+    """A trial that this process works on, until `release`."""
+
+    opened: Opened
+    number: int
+    trial: optuna.Trial
+    taken_up: bool  # it was another process's, which is gone
+    lock: ExitStack
+    beaten: float = 0.0
+
+    @property
+    def path(self) -> Path:
+        return self.opened.directory(self.number)
+
+    def beat(self) -> None:
+        if time.time() - self.beaten >= BEAT:
+            self.beaten = time.time()
+            write_heartbeat(self.path)
+
+    def release(self) -> None:
+        self.lock.close()
+
+
+def write_heartbeat(path: Path) -> None:
+    temporary = path / f".heartbeat.json.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}))
+    os.replace(temporary, path / "heartbeat.json")
+
+
+def may_be_lost(path: Path) -> bool:
+    """Whether the heartbeat of a running trial lets another process try its lock. On one machine the lock alone tells; what
+    runs on another one is given time, since not every network file system passes locks on at once. Where no heartbeat is
+    (a database shared without a file system) the trial is somebody else's."""
+    beat = read_json(path / "heartbeat.json")
+    return beat is not None and (beat["host"] == socket.gethostname() or time.time() - beat["time"] > STALE_AFTER)
+
+
+def claim(studies: list[Opened]) -> Claim | None:
+    """A lost trial, or the next waiting one, in turn over the studies; None where there is nothing to take."""
+    unfinished = [(trial, opened) for opened in studies for trial in opened.unfinished()]
+    unfinished.sort(key=lambda pair: (pair[0].state != TrialState.RUNNING, pair[0].number))
+    for trial, opened in unfinished:
+        path = opened.directory(trial.number)
+        running = trial.state == TrialState.RUNNING
+        if running and not may_be_lost(path):
+            continue
+        stack = ExitStack()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path / "lock", str(path)))
+        except UsageError:
+            continue  # somebody works on it
+        if take(opened, trial, path, running):
+            return Claim(opened, trial.number, optuna.Trial(opened.study, trial._trial_id), running, stack)
+        stack.close()
+    return None
+
+
+def take(opened: Opened, trial: optuna.trial.FrozenTrial, path: Path, running: bool) -> bool:
+    """Under the trial's lock: whether it is ours now."""
+    if running:
+        return opened.state(trial.number) == TrialState.RUNNING  # else its owner ended it in the meantime
+    write_heartbeat(path)  # before the storage says that it runs: a running trial without one is on another file system
+    try:
+        taken = opened.storage.set_trial_state_values(opened.trial_id(trial.number), state=TrialState.RUNNING)
+    except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
+        taken = False  # another machine, which shares the database alone, was faster
+    if not taken:
+        (path / "heartbeat.json").unlink(missing_ok=True)
+    return taken
+
+
+def running_here(studies: list[Opened]) -> bool:
+    """Whether trials run whose heartbeat can be seen: they may yet be lost, and are waited for."""
+    pairs = [(opened, trial) for opened in studies for trial in opened.unfinished()]
+    return any((opened.directory(trial.number) / "heartbeat.json").exists() for opened, trial in pairs)

@@ -1,0 +1,175 @@
+"""One trial: a small grid of ordinary runs, whose evaluations are averaged, and which is ended early where that is right."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import TrialState
+
+from bench.config import UsageError
+from bench.rundir import Experiment
+from bench.sweep.storage import Claim
+from bench.worker import locked
+
+ATTEMPTS = 2  # of a run whose process died (out of memory, a killed worker): it continues from its checkpoint
+RELEASE = 120.0  # seconds that the runs of a lost trial get to end themselves
+
+
+def run_trial(claim: Claim, engine: Any) -> str:
+    """Run it to its end: complete | pruned | failed, which the storage then says, or stopped, when it is to be continued."""
+    space = claim.opened.asked.space
+    params = space.suggest(claim.trial)
+    try:
+        cells = claim.opened.asked.cells(space.settings(params), claim.opened.asked.tuning_seeds)
+    except UsageError as error:  # each setting was checked alone, a combination can still be impossible
+        return tell(claim, Progress(claim, None, []), failed=str(error))
+    experiment = Experiment(claim.path.parent, claim.path.name)
+    entries = [cell.entry() for cell in cells]
+    record = {"study": claim.opened.study.study_name, "trial": claim.number, "params": params}
+    indices = experiment.write(claim.opened.asked.preset, ["python", "-m", "bench", "sweep"], entries, sweep=record)
+    if claim.taken_up:
+        wait_for_release([experiment.run_dir(entry).path for entry in entries], claim)
+    progress = Progress(claim, experiment, indices)
+    outcome = carry(engine, experiment, indices, progress)
+    if progress.pruned:
+        return tell(claim, progress)
+    if why := failure(experiment, outcome):
+        return tell(claim, progress, failed=why)
+    if any(state != "done" for state in outcome.values()):
+        return "stopped"
+    return tell(claim, progress)
+
+
+def carry(engine: Any, experiment: Experiment, indices: list[int], progress: Progress) -> dict[int, str]:
+    """All runs of the trial side by side, so that they can be compared with other trials at equal steps on the way."""
+    outcome = dict.fromkeys(indices, "done")
+    for _ in range(ATTEMPTS):
+        todo = [index for index in indices if experiment.run_dir(experiment.cells()[index]).state() not in ("done", "failed")]
+        if not todo:
+            break
+        outcome |= engine.submit(experiment, todo, engine.Options(jobs=len(todo)), progress)
+        if progress.ended or not any(state.startswith("died") for state in outcome.values()):
+            break
+    progress.look()
+    return outcome
+
+
+def wait_for_release(paths: list[Path], claim: Claim) -> None:
+    """Runs of a lost trial end themselves with a checkpoint when their parent is gone; they are not started before that."""
+    until = time.monotonic() + RELEASE
+    for path in paths:
+        while (path / "lock").exists() and time.monotonic() < until:
+            claim.beat()
+            try:
+                with locked(path / "lock", str(path)):
+                    break
+            except UsageError:
+                time.sleep(0.2)
+
+
+def failure(experiment: Experiment, outcome: dict[int, str]) -> str:
+    """Why the trial cannot have a value: the first run that failed or could not be started, or ''."""
+    cells = experiment.cells()
+    for index in sorted(outcome):
+        directory = experiment.run_dir(cells[index])
+        if directory.state() == "failed":
+            return f"{cells[index]['dir']}: {(directory.failure() or {}).get('error', 'failed')}"
+        if outcome[index] not in ("done", "stopped"):
+            return f"{cells[index]['dir']}: {outcome[index]}"
+    return ""
+
+
+@dataclass
+class Progress:
+    """What the engine calls while the runs go on: keeps the heartbeat, reports evaluations, and ends what is to be ended."""
+
+    claim: Claim
+    experiment: Experiment | None
+    indices: list[int]
+    pruned: bool = False
+    ended: bool = False  # the runs were asked to stop, because the trial is pruned or has failed
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    _size: int = -1
+
+    def __post_init__(self) -> None:
+        number = self.claim.opened.trial_id(self.claim.number)
+        before = self.claim.opened.storage.get_trial(number).intermediate_values  # of a process that is gone
+        self._known, self._last = set(before), max(before, default=-1)
+
+    def __call__(self) -> None:
+        self.claim.beat()
+        if not self.ended and (self.look() or self._failed()):
+            self.ended = True
+            signal.raise_signal(signal.SIGTERM)  # to the engine, which stops its runs
+
+    def _paths(self) -> list[Path]:
+        cells = self.experiment.cells()
+        return [self.experiment.run_dir(cells[index]).path for index in self.indices]
+
+    def _failed(self) -> bool:
+        return any((path / "FAILED.json").exists() for path in self._paths())
+
+    def look(self) -> bool:
+        """Report the evaluations that all runs have reached; whether the pruner has had enough."""
+        files = [path / "evals.jsonl" for path in self._paths()]
+        size = sum(file.stat().st_size for file in files if file.exists())
+        if self.pruned or size == self._size or not all(file.exists() for file in files):
+            return self.pruned
+        self._size = size
+        curve, complete = mean_curve(self._paths())
+        for step, value in curve[len(self.curve) :]:
+            self.curve.append((step, value))
+            if step not in self._known:
+                self.claim.trial.report(value, step)
+            last = complete and step == curve[-1][0]
+            if step >= self._last and not last and self.claim.trial.should_prune():
+                self.pruned = True
+                break
+        return self.pruned
+
+    def spent(self) -> dict[str, float]:
+        """Environment frames and hours of all runs of the trial, those that were cut off included."""
+        from reports.load import read_run
+
+        paths = self._paths() if self.experiment else []
+        runs = [read_run(path) for path in paths if (path / "config.yaml").exists()]
+        frames = sum(int(run.progress.get("env_step") or 0) for run in runs)
+        seconds = sum(run.clock.total for run in runs if len(run.clock.step))
+        return {"env_steps": frames, "hours": seconds / 3600, "runs": len(runs)}
+
+
+def mean_curve(paths: list[Path]) -> tuple[list[tuple[int, float]], bool]:
+    """(env_step, normalised score averaged over the runs) at each evaluation that all have, the untrained policy left out;
+    and whether that is all there will be."""
+    from reports.load import read_run
+
+    runs = [read_run(path) for path in paths]
+    curves = [run.score.normalise(run.evals.value) for run in runs]
+    shared = min(map(len, curves))
+    points = [
+        (int(max(run.evals.step[k] for run in runs)), float(np.mean([curve[k] for curve in curves]))) for k in range(1, shared)
+    ]
+    return points, shared > 0 and all(len(run.evals) == shared and run.evals.step[-1] >= run.steps for run in runs)
+
+
+def tell(claim: Claim, progress: Progress, failed: str = "") -> str:
+    """Record the end in the storage; what a pruned or failed trial kept for a continuation is dropped."""
+    trial, study = claim.trial, claim.opened.study
+    for key, value in progress.spent().items():
+        trial.set_user_attr(key, value)
+    if failed:
+        trial.set_user_attr("error", failed)
+        study.tell(trial, state=TrialState.FAIL)
+    elif progress.pruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, progress.curve[-1][1])
+    for path in claim.path.glob("*/*/seed_*/replay"):
+        shutil.rmtree(path, ignore_errors=True)
+    return "failed" if failed else "pruned" if progress.pruned else "complete"

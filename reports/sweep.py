@@ -1,0 +1,297 @@
+"""The report of a hyperparameter sweep, from sweep.json and the runs of its confirmation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from reports import ReportError, stats, summary, sweep_plots
+from reports.figures import Bar, Look, draw, intervals, looks
+from reports.html import Bullets, Cell, Details, Figure, Section, Table, Text
+from reports.load import read
+from reports.merge import merge
+from reports.report import write_pages
+from reports.summary import Row
+from reports.sweep_plots import Record, of_state, winner
+from reports.words import NOTHING, estimate, large, listing, number, plural
+
+TUNED = "_tuned"  # the label of a winner is the algorithm's with this behind it
+
+
+def write(sweep: Path, out: Path | None = None) -> Path:
+    """Writes report.html, report.md, summary.json, trials.csv and figures/ for a sweep's directory; returns report.html's path.
+
+    out: by default report/ in that directory. Raises ReportError where the directory holds no sweep.
+    """
+    content = _read(Path(sweep))
+    studies: dict[str, Record] = content["studies"]
+    look = looks(list(studies))
+    rows = _confirmed(Path(sweep))
+    gains = {label: gain(label, rows) for label in studies}
+    parts = [
+        _answer(content, gains, look),
+        _search(studies, look),
+        _parameters(studies, look),
+        _best(studies),
+        _budget(content),
+        _made(content),
+    ]
+    out = Path(out) if out else Path(sweep) / "report"
+    found = {label: _numbers(study) for label, study in studies.items()}
+    numbers = {"schema": 1, "sweep": content["name"], "gains": gains, "studies": found}
+    title = f"Sweep of {listing(list(studies))}"
+    path = write_pages(out, title, parts, subtitle=_subtitle(content), rows=rows, numbers=numbers)
+    (out / "trials.csv").write_text(summary.to_csv(_trial_rows(studies)), encoding="utf-8", newline="\n")
+    return path
+
+
+def _read(sweep: Path) -> Record:
+    path = sweep / "sweep.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReportError(f"{sweep} holds no sweep: there is no sweep.json") from error
+    except ValueError as error:
+        raise ReportError(f"{path} cannot be read ({error})") from error
+    return content
+
+
+def _confirmed(sweep: Path) -> list[Row]:
+    """One row for each run of the confirmation; none where there was none."""
+    if not any((sweep / "confirm").glob("*/*/seed_*/config.yaml")):
+        return []
+    return summary.per_seed(merge(read([sweep / "confirm"])))
+
+
+def gain(label: str, rows: list[Row]) -> Row | None:
+    """Tuned and default scores on the fresh seeds, and their difference with its interval; None without both."""
+    scored = [row for row in rows if row["scored"] and row.get("final_normalised") is not None]
+    have = {name: {row["env"] for row in scored if row["label"] == name} for name in (label, label + TUNED)}
+    envs = sorted(have[label] & have[label + TUNED])
+    if not envs:
+        return None
+    before, after = (summary.scores(scored, name, envs, "final_normalised") for name in (label, label + TUNED))
+    asked = {row["env"] for row in rows if row["label"] in have}
+    return {
+        "envs": envs,
+        "left_out": sorted(asked - set(envs)),
+        "default": summary.estimate(stats.aggregate(before)["mean"]),
+        "tuned": summary.estimate(stats.aggregate(after)["mean"]),
+        "difference": summary.estimate(stats.difference(after, before)),
+        "improvement": summary.estimate(stats.improvement(after, before)),
+    }
+
+
+def _numbers(study: Record) -> Record:
+    return {key: study[key] for key in ("budget", "best", "settings", "importance")}
+
+
+def _trial_rows(studies: dict[str, Record]) -> list[Row]:
+    names = list(dict.fromkeys(name for study in studies.values() for name in study["definition"]["space"]))
+    return [
+        {
+            "study": label, "trial": trial["number"], "state": trial["state"], "value": trial["value"],
+            **{name: trial["params"].get(name) for name in names},
+            **{key: trial.get(key) for key in ("env_steps", "hours", "runs", "error")},
+        }
+        for label, study in studies.items() for trial in study["trials"]
+    ]  # fmt: skip
+
+
+def _subtitle(content: Record) -> str:
+    study = next(iter(content["studies"].values()))
+    tasks = listing(list(study["definition"]["runs"]))
+    seeds = len(study["definition"]["tuning seeds"])
+    each = f"{plural(study['asked'], 'trial')} for each algorithm on {tasks}"
+    return f"{each}, {plural(seeds, 'tuning seed')} · {content['name']}"
+
+
+# -- sections ----------------------------------------------------------------------------------------------------------
+
+
+def _answer(content: Record, gains: dict[str, Row | None], look: dict[str, Look]) -> Section:
+    blocks: list[Any] = [Text(" ".join(_verdict(label, found) for label, found in gains.items()), "lead")]
+    blocks += [Text(text, "notice") for text in _cautions(content, gains)]
+    rows = []
+    for label, study in content["studies"].items():
+        found, best = gains[label], winner(study)
+        rows.append(
+            [
+                Cell(label, color=look[label].color),
+                estimate(found["default"]) if found else NOTHING,
+                estimate(found["tuned"], strong=True) if found else NOTHING,
+                estimate(found["difference"]) if found else NOTHING,
+                number(best["value"]) if best else NOTHING,
+                str(study["budget"]["trials"]),
+                large(study["budget"]["env_steps"]),
+            ]
+        )
+    columns = ["algorithm", "default", "tuned", "tuned − default", "best trial (not comparable)", "trials", "frames of tuning"]
+    note = (
+        "Default and tuned: final normalised scores on fresh seeds, which no trial has seen, with 95 % intervals. The "
+        "value of the "
+        "best trial is the largest of many noisy ones and so too high; it enters no comparison."
+    )
+    blocks.append(Table(columns, rows, "What tuning changed", note))
+    if any(gains.values()):
+        blocks.append(_gain_figure({label: found for label, found in gains.items() if found}, look))
+    return Section("answer", "Answer", blocks)
+
+
+def _verdict(label: str, found: Row | None) -> str:
+    if not found:
+        return f"Whether tuning helps **{label}** is not known: its best configuration was not confirmed on fresh seeds."
+    gap = found["difference"]
+    seeds = plural(gap["n"], "fresh seed")
+    if gap["low"] is None:
+        return f"Tuning moved **{label}** by **{number(gap['value'])}** on {seeds}, too few for an interval."
+    size = f"**{number(gap['value'])}** [{number(gap['low'])}, {number(gap['high'])}]"
+    if gap["low"] > 0:
+        return f"Tuning improved the score of **{label}** by {size} on {seeds}."
+    if gap["high"] < 0:
+        return f"The tuned configuration of **{label}** is worse than its defaults on {seeds}: {size}."
+    return f"Tuning changed the score of **{label}** by {size} on {seeds}, which may be nothing."
+
+
+def _cautions(content: Record, gains: dict[str, Row | None]) -> list[str]:
+    found = []
+    for label, study in content["studies"].items():
+        done = study["budget"]["trials"]
+        if done < study["asked"]:
+            found.append(f"{label}: {done} of {study['asked']} trials are done; repeat the command to finish.")
+        if study["budget"]["fail"]:
+            found.append(f"{label}: {plural(study['budget']['fail'], 'trial')} failed; the table of trials says why.")
+        if gains[label] and gains[label]["left_out"]:
+            found.append(f"{label}: not confirmed on {listing(gains[label]['left_out'])}, where runs are missing.")
+    if len({(study["asked"], study["definition"]["sampler"]) for study in content["studies"].values()}) > 1:
+        found.append("The algorithms had different budgets or samplers; their tuned scores are no equal comparison.")
+    return found
+
+
+def _gain_figure(gains: dict[str, Row], look: dict[str, Look]) -> Figure:
+    panels = [
+        ("tuned − default", [Bar(label, found["difference"], label) for label, found in gains.items()]),
+        ("P(tuned > default)", [Bar(label, found["improvement"], label) for label, found in gains.items()]),
+    ]
+    return draw(
+        "gain", "How much tuning moved the score", "Difference of tuned and default scores for each algorithm.",
+        lambda: intervals(panels, look, columns=2),
+        how="Points with 95 % intervals over fresh seeds: the difference of the final normalised scores (0: no "
+        "difference), and the "
+        "probability that a tuned run beats a default one (0.5: no difference).",
+    )  # fmt: skip
+
+
+def _search(studies: dict[str, Record], look: dict[str, Look]) -> Section:
+    drawn = [sweep_plots.curves(label, study, look) for label, study in studies.items()]
+    return Section("search", "The search", [sweep_plots.history(studies, look), *filter(None, drawn), _trials(studies, look)])
+
+
+def _trials(studies: dict[str, Record], look: dict[str, Look]) -> Details:
+    names = list(dict.fromkeys(name for study in studies.values() for name in study["definition"]["space"]))
+    rows = [
+        [
+            Cell(label, color=look[label].color), str(trial["number"]), trial["state"], number(trial["value"]),
+            *(_value(trial["params"].get(name)) for name in names), large(trial.get("env_steps")), trial.get("error", ""),
+        ]
+        for label, study in studies.items()
+        for trial in sorted(study["trials"], key=_rank)
+    ]  # fmt: skip
+    columns = ["algorithm", "trial", "end", "value", *names, "frames", "what happened"]
+    return Details("All trials, the best first", [Table(columns, rows)])
+
+
+def _rank(trial: Record) -> tuple[bool, float]:
+    return trial["value"] is None, -(trial["value"] or 0.0)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return NOTHING
+    return number(value) if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _parameters(studies: dict[str, Record], look: dict[str, Look]) -> Section:
+    blocks: list[Any] = []
+    for label, study in studies.items():
+        if of_state(study, "complete", "pruned"):
+            blocks += filter(None, [sweep_plots.slices(label, study, look), sweep_plots.parallel(label, study)])
+        blocks.append(_space(label, study))
+    blocks.append(sweep_plots.importance(studies, look))
+    blocks += [
+        Text(f"No importance for {label}: {study['no_importance']}.")
+        for label, study in studies.items()
+        if study["no_importance"]
+    ]
+    return Section("parameters", "Parameters", [block for block in blocks if block])
+
+
+def _space(label: str, study: Record) -> Table:
+    best = winner(study)
+    rows = []
+    for name, given in study["definition"]["space"].items():
+        shape = listing([_value(choice) for choice in given["choices"]]) if "choices" in given else (
+            f"{number(given['low'])} to {number(given['high'])}"
+            + (", log" if given.get("log") else "") + (f", step {number(given['step'])}" if given.get("step") else "")
+        )  # fmt: skip
+        values = [_value(study["defaults"][name]), Cell(_value(best["params"][name]) if best else NOTHING, strong=True)]
+        rows.append([name, ", ".join(given["sets"]), shape, *values])
+    return Table(["parameter", "settings", "range", "default", "best"], rows, f"Search space of {label}")
+
+
+def _best(studies: dict[str, Record]) -> Section:
+    blocks: list[Any] = [
+        Text(
+            "Each winner lies beside this page's folder as a file of `conf/algo`. Copied to `conf/algo/` it can be "
+            "named in `--algos`, "
+            "and every report on its runs says how it was tuned."
+        )
+    ]
+    for label, study in studies.items():
+        name = f"conf/algo/{label}{TUNED}.yaml"
+        blocks.append(
+            Table([name], [[Cell(line, code=True)] for line in study["config"].splitlines()])
+            if study["config"]
+            else Text(f"{label}: no trial is complete, so there is no best configuration.")
+        )
+    return Section("best", "Best configurations", blocks)
+
+
+def _budget(content: Record) -> Section:
+    rows = [
+        [
+            label, str(study["budget"]["trials"]), str(study["budget"]["complete"]), str(study["budget"]["pruned"]),
+            str(study["budget"]["fail"]), str(study["budget"]["runs"]), large(study["budget"]["env_steps"]),
+            number(study["budget"]["hours"]),
+        ]
+        for label, study in content["studies"].items()
+    ]  # fmt: skip
+    columns = ["algorithm", "trials", "complete", "pruned", "failed", "runs", "environment frames", "hours"]
+    note = (
+        "Everything that the search has cost, pruned and failed trials included, without the confirmation. Hours are "
+        "those of run "
+        "processes, added up, on whatever else the machine was doing; frames are the budget that can be compared."
+    )
+    return Section("budget", "Budget", [Table(columns, rows, "What the search has cost", note)])
+
+
+def _made(content: Record) -> Section:
+    items = []
+    for label, study in content["studies"].items():
+        given = study["definition"]
+        seeds = given["tuning seeds"]
+        items.append(
+            f"**{label}**: sampler {given['sampler']} (seed {given['sampler_seed']}), pruner {given['pruner']}, "
+            "tuning seeds "
+            f"{seeds[0]} to {seeds[-1]}, search space `{study['source']}`, git `{study['git'] or 'unknown'}`"
+        )
+    method = (
+        "A trial is a run on every task and tuning seed. Its value is the final score, normalised by the task's range "
+        "and averaged "
+        "over seeds and tasks; pruning compares the same average at equal frames. Tuning seeds and the seeds of the "
+        "confirmation are "
+        "disjoint. The confirmation is an ordinary experiment in `confirm/`, with a report of its own."
+    )
+    command = Table(["command"], [[Cell(" ".join(content["command"]), code=True)]])
+    return Section("made", "How it was made", [Text(method), Bullets(items), command])

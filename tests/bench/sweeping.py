@@ -1,0 +1,58 @@
+"""An agent whose score is known in closed form, for sweeps: it plays the point (x, y) of toy/interior and learns nothing."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from algos.agent import Agent, Phase, Replay
+
+AGENT = "aim=sweeping:Aim"
+BEST = np.array([0.3, -0.4])  # of toy/interior, whose reward is 1 - |a - best|^2 / 2
+PLANE = "space: {x: {low: -1.0, high: 1.0}, y: {low: -1.0, high: 1.0}}\npruner: none\n"
+
+
+def score(params: dict) -> float:
+    """Of a point (x, y), normalised: the closed form."""
+    reward = 1 - np.sum((np.array([params["x"], params["y"]]) - BEST) ** 2) / 2
+    low = 1 - np.sum(1 / 3 + BEST**2) / 2
+    return float((reward - low) / (1 - low))
+
+
+@dataclass(frozen=True)
+class Config:
+    x: float = 0.0
+    y: float = 0.0
+    shift: int = 0  # does nothing
+    kind: str = "plain"  # broken: raises; sick: plays a NaN
+    hidden: tuple[int, ...] = (8,)  # does nothing
+    wait: float = 0.0  # seconds per decision
+    batch_size: int = 1
+    capacity: int = 64
+
+
+class Aim(Agent):
+    Config = Config
+    phases = (Phase("idle"),)
+
+    def __init__(self, spec, config, generator, device="cpu"):
+        super().__init__(spec, config, generator, device)
+        self.data = Replay(1, config.capacity, 1, 0.9)
+
+    def draws(self, phase, n):
+        return {}
+
+    def act(self, obs, noise, mode):
+        if mode == "explore":
+            time.sleep(self.config.wait)
+            if self.config.kind == "broken":
+                raise RuntimeError("broken on purpose")
+        x = float("nan") if self.config.kind == "sick" and mode == "explore" else self.config.x
+        return torch.tensor([[x, self.config.y]]).repeat(len(obs), 1)
+
+    def idle(self, batch, noise):
+        return {}
+
+    def value(self, obs, action):
+        return torch.zeros(len(obs))

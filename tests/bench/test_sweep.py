@@ -1,0 +1,327 @@
+"""Sweeps of an agent with a known optimum: real runs, in this process."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from sweeping import AGENT, PLANE, score
+
+from bench import run as run_module
+from bench.config import algo_values, available
+from bench.sweep.space import load
+
+SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
+
+
+class Killed(BaseException):
+    """Ends a sweep as SIGKILL does: nothing catches it, nothing is written after it."""
+
+
+@pytest.fixture
+def sweep(command, here, tmp_path):
+    """sweep(space, *words): a sweep of one seed named `s`, without confirmation unless asked; its exit code and output."""
+
+    def call(space: str, *words: str):
+        (tmp_path / "space.yaml").write_text(space)
+        given = ["--algos", AGENT, "--sweep", "space.yaml", "--seeds", "1", "--jobs", "1", "--confirm", "0", "--name", "s"]
+        return command("sweep", *given, *SHORT, *words)
+
+    return call
+
+
+def recorded(name: str = "s", label: str = "aim", root: str = "runs") -> dict:
+    return json.loads(Path(root, name, "sweep.json").read_text())["studies"][label]
+
+
+def outcome(study: dict) -> list:
+    return [(t["number"], t["state"], t["value"], t["params"], t["curve"]) for t in study["trials"]]
+
+
+def test_a_sweep_finds_the_optimum_better_than_random_at_equal_budget(sweep):
+    found = {}
+    for sampler in ("tpe", "random"):
+        assert sweep(PLANE, "--trials", "24", "--sampler", sampler, "--name", sampler).code == 0
+        study = recorded(sampler)
+        assert [t["state"] for t in study["trials"]] == ["complete"] * 24
+        for trial in study["trials"]:
+            assert trial["value"] == pytest.approx(score(trial["params"]), abs=1e-5)
+        found[sampler] = max(t["value"] for t in study["trials"])
+    assert found["tpe"] > 0.99
+    assert found["tpe"] > found["random"]
+
+
+def test_cma_es_searches_too(sweep):
+    assert sweep(PLANE, "--trials", "7", "--sampler", "cmaes").code == 0
+    assert len({str(t["params"]) for t in recorded()["trials"] if t["state"] == "complete"}) == 7
+
+
+def test_a_value_is_the_mean_over_tasks_and_tuning_seeds_and_the_runs_are_ordinary(sweep):
+    assert sweep(PLANE, "--trials", "2", "--seeds", "2", "--envs", "toy/interior,toy/corner").code == 0
+    for trial in recorded()["trials"]:
+        x, y = trial["params"]["x"], trial["params"]["y"]
+        assert trial["value"] == pytest.approx((score(trial["params"]) + (x - y) / 2) / 2, abs=1e-5)
+        runs = sorted(Path("runs/s/trials/aim", f"{trial['number']:04d}").glob("*/aim/seed_*"))
+        assert [r.name for r in runs] == ["seed_10000", "seed_10001"] * 2
+        assert all((r / "DONE").exists() and not (r / "replay").exists() for r in runs)
+        assert (trial["env_steps"], trial["runs"]) == (4 * 12, 4)
+    assert recorded()["trials"][0]["params"] == {"x": 0.0, "y": 0.0}  # the defaults come first
+
+
+def test_pruning_goes_by_the_seed_average_at_equal_steps_and_is_the_median_rule(sweep):
+    space = PLANE.replace("none", "median")
+    assert sweep(space, "--trials", "14", "--seeds", "2", "--sampler", "random").code == 0
+    trials = recorded()["trials"]
+    states = [t["state"] for t in trials]
+    assert states.count("pruned") >= 3
+    for trial in trials:
+        before = [t for t in trials[: trial["number"]] if t["state"] == "complete"]
+        for _, value in trial["curve"]:
+            assert value == pytest.approx(score(trial["params"]), abs=1e-5)
+        step, value = trial["curve"][0]
+        assert step == 4
+        worse = len(trials[: trial["number"]]) >= 5 and value < np.median([dict(t["curve"])[step] for t in before])
+        assert trial["state"] == ("pruned" if worse else "complete"), trial
+        assert len(trial["curve"]) == (1 if worse else 3)
+
+
+def test_a_serial_sweep_is_reproducible_also_when_it_is_killed_on_the_way(sweep, monkeypatch):
+    space = PLANE.replace("none", "hyperband")
+    assert sweep(space, "--trials", "16", "--root", "whole").code == 0
+    decide, count = run_module.Run._decide, iter(range(10**6))
+
+    def until(self, warm):
+        if next(count) in (20, 75, 76, 130):  # in the middle of trials
+            raise Killed
+        decide(self, warm)
+
+    monkeypatch.setattr(run_module.Run, "_decide", until)
+    kills = 0
+    while True:
+        try:
+            done = sweep(space, "--trials", "16", "--root", "killed")
+            break
+        except Killed:
+            kills += 1
+    assert (done.code, kills) == (0, 4)
+    whole, killed = recorded(root="whole"), recorded(root="killed")
+    assert outcome(killed) == outcome(whole)
+    assert len({str(t["params"]) for t in whole["trials"]}) == 16
+
+
+def test_trials_that_fail_or_diverge_are_recorded_and_the_sweep_goes_on(sweep):
+    space = PLANE.replace("}}", "}, kind: {choices: [plain, broken, sick]}}")
+    done = sweep(space, "--trials", "8", "--sampler", "random", "--confirm", "1")
+    assert done.code == 0, done
+    study = recorded()
+    errors = {t["params"]["kind"]: t.get("error", "") for t in study["trials"]}
+    assert {t["state"] for t in study["trials"] if t["params"]["kind"] == "plain"} == {"complete"}
+    assert {t["state"] for t in study["trials"] if t["params"]["kind"] != "plain"} == {"fail"}
+    assert "broken on purpose" in errors["broken"]
+    assert "action became non-finite" in errors["sick"]
+    assert study["budget"]["fail"] + study["budget"]["complete"] == 8 == study["budget"]["trials"]
+    assert study["trials"][study["best"]]["params"]["kind"] == "plain"
+
+
+def test_a_sweep_without_a_complete_trial_says_so(sweep):
+    done = sweep("space: {kind: {choices: [broken, sick]}}", "--trials", "3", "--confirm", "2")
+    assert done.code == 1
+    assert "no trial is complete" in done.out
+    assert not Path("runs/s/confirm").exists()
+
+
+def test_the_grid_runs_every_point_once(sweep):
+    space = "space: {x: {low: -0.5, high: 0.5, step: 0.5}, shift: {low: 1, high: 2}, hidden: {choices: [[4], [8, 8]]}}"
+    assert sweep(space, "--sampler", "grid").code == 0
+    points = [tuple(map(str, t["params"].values())) for t in recorded()["trials"]]
+    assert len(points) == len(set(points)) == 12
+    assert {p[2] for p in points} == {"[4]", "[8, 8]"}
+    chosen = Path("runs/s/trials/aim/0001/toy_interior/aim/seed_10000/config.yaml").read_text()
+    assert yaml.safe_load(chosen)["algo"]["hidden"] == [8, 8]
+
+
+def test_raising_trials_continues_and_a_new_winner_is_confirmed_anew(sweep):
+    first = sweep(PLANE, "--trials", "3", "--confirm", "2")
+    before = outcome(recorded())
+    winner = recorded()["best"]
+    more = sweep(PLANE, "--trials", "12", "--confirm", "2")
+    assert (first.code, more.code) == (0, 0), more
+    assert outcome(recorded())[:3] == before
+    assert len(recorded()["trials"]) == 12
+    assert recorded()["best"] != winner
+    for seed in ("seed_0", "seed_1"):
+        config = yaml.safe_load(Path("runs/s/confirm/toy_interior/aim_tuned", seed, "config.yaml").read_text())
+        assert config["algo"]["tuned"]["trial"] == recorded()["best"]
+        assert config["algo"]["x"] == recorded()["settings"]["x"]
+    assert len(list(Path("runs/s/replaced").rglob("DONE"))) == 2
+    again = sweep(PLANE, "--trials", "12", "--confirm", "2")
+    assert "0 trials to go" in again.out
+    assert len(list(Path("runs/s").rglob("DONE"))) == 12 + 4 + 2  # nothing was run twice
+
+
+def test_the_winner_is_a_configuration_whose_tuning_every_report_names(sweep, command):
+    from reports.load import read
+
+    assert sweep(PLANE, "--trials", "3", "--confirm", "2").code == 0
+    shutil.copytree("runs/s/conf", "conf")
+    words = ["--algos", "new=aim_tuned,other=aim_tuned(x=0.5)", "--seeds", "1", "--name", "later", *SHORT, "--no-report"]
+    assert command("run", *words).code == 0
+    configs = {p.parts[-3]: yaml.safe_load(p.read_text())["algo"] for p in Path("runs/later").rglob("config.yaml")}
+    assert configs["new"]["tuned"]["trials"] == 3
+    assert configs["new"]["x"] == recorded()["settings"]["x"]
+    assert "tuned" not in configs["other"]  # other settings are not what was tuned
+    assert {r.label for r in read([Path("runs/s")]).runs} == {"aim", "aim_tuned"}  # trials enter no comparison
+    assert command("report", "runs/s", "runs/later", "--out", "out").code == 0
+    assert "tuned with 3 trials" in Path("out/report.md").read_text()
+
+
+def test_several_algorithms_take_turns_with_equal_budgets(command, here, tmp_path):
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    (tmp_path / "conf" / "sweep" / "sweeping:Aim.yaml").write_text(PLANE)
+    words = ["--algos", f"{AGENT},low=sweeping:Aim(shift=3)", "--trials", "3", "--seeds", "1", "--jobs", "1", "--confirm", "0"]
+    done = command("sweep", *words, "--name", "s", *SHORT)
+    assert done.code == 0, done
+    assert [line.split(" (")[0] for line in done.out.splitlines() if " trial " in line] == [
+        f"{label} trial {number}" for number in range(3) for label in ("aim", "low")
+    ]
+    assert outcome(recorded(label="aim")) == outcome(recorded(label="low"))
+
+
+BAD_SPACES = {
+    "unknown setting": ("space: {z: {low: 0.0, high: 1.0}}", "no setting 'z'"),
+    "near setting": ("space: {shfit: {low: 0, high: 1}}", "did you mean shift"),
+    "run setting": ("space: {eval.episodes: {low: 1, high: 3}}", "no setting 'eval.episodes'"),
+    "empty range": ("space: {x: {low: 0.5, high: 0.5}}", "is empty"),
+    "reversed range": ("space: {x: {low: 0.5, high: 0.1}}", "is empty"),
+    "no choices": ("space: {kind: {choices: []}}", "is empty"),
+    "log zero": ("space: {x: {low: 0.0, high: 1.0, log: true}}", "log range cannot include zero"),
+    "log negative": ("space: {x: {low: -1.0, high: 1.0, log: true}}", "log range cannot include zero"),
+    "float for int": ("space: {shift: {low: 0.5, high: 2.0}}", "whole numbers"),
+    "range of words": ("space: {kind: {low: 0, high: 1}}", "takes choices"),
+    "type of choice": ("space: {shift: {choices: [a, b]}}", "wrong type"),
+    "no ends": ("space: {x: {low: 0.5}}", "high=None is no number"),
+    "text": ("space: {x: {low: a, high: 1.0}}", "low='a' is no number"),
+    "odd step": ("space: {x: {low: 0.0, high: 1.0, step: 0.3}}", "does not lead"),
+    "key": ("space: {x: {lo: 0.0, high: 1.0}}", "did you mean low"),
+    "both": ("space: {x: {low: 0.0, choices: [1.0]}}", "exclude each other"),
+    "twice": ("space: {x: {choices: [0.1]}, z: {sets: [x], low: 0.0, high: 1.0}}", "both x and z set 'x'"),
+    "pruner": ("space: {x: {low: 0.0, high: 1.0}}\npruner: early", "unknown pruner 'early'"),
+    "nothing": ("pruner: none", "has the key `space`"),
+    "no yaml": ("space: {x: [", "no YAML file"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SPACES)
+def test_bad_spaces_are_refused_in_one_line_before_the_first_trial(sweep, tmp_path, case):
+    space, says = BAD_SPACES[case]
+    refused(sweep(space), says)
+    assert not (tmp_path / "runs").exists()
+
+
+BAD_WORDS = {
+    "one evaluation": (["--pruner", "median", "eval_every=12"], "needs two evaluations per run"),
+    "sampler": (["--sampler", "bayes"], "unknown sampler"),
+    "trials": (["--trials", "0"], "--trials 0"),
+    "seeds": (["--seeds", "0-4"], "--seeds 0-4"),
+    "confirm": (["--confirm", "-1"], "--confirm -1"),
+    "grid of a range": (["--sampler", "grid"], "continuous range"),
+    "engine": (["--engine", "cloud"], "unknown engine"),
+    "storage": (["--storage", "nosuchdb://x:secret@y/z"], "--storage nosuchdb://x:***@y/z cannot be opened"),
+    "fixed and searched": (["algo.x=0.5"], "which the command line fixes"),
+    "setting": (["algo.w=0.5"], "no listed algorithm has"),
+    "file": (["--sweep", "missing.yaml"], "no such file"),
+    "two algorithms": (["--algos", f"{AGENT},sac"], "--sweep is for one algorithm"),
+    "no space": (["--algos", AGENT, "--sweep", ""], "give the search space with --sweep"),
+    "name": (["--name", "../x"], "no directory name"),
+    "no range": (["--envs", "gym/HumanoidStandup-v5"], "no score range"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_WORDS)
+def test_bad_words_are_refused_in_one_line_before_the_first_trial(sweep, tmp_path, case):
+    words, says = BAD_WORDS[case]
+    refused(sweep(PLANE, *words), says)
+    assert not list(tmp_path.rglob("trials"))
+
+
+def refused(done, says: str) -> None:
+    assert done.code == 2, done
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1, done.err
+    assert says in done.err
+
+
+def test_another_sweep_under_the_same_name_is_refused_naming_the_difference(sweep, command):
+    assert sweep(PLANE, "--trials", "2").code == 0
+    before = outcome(recorded())
+    refused(sweep(PLANE.replace("high: 1.0}, y", "high: 0.5}, y"), "--trials", "2"), "space.x.high: 1.0 there, 0.5 asked for")
+    refused(sweep(PLANE, "--trials", "2", "--pruner", "median"), "pruner: none there, median asked for")
+    refused(sweep(PLANE, "--trials", "2", "--seeds", "2"), "tuning seeds: [10000] there, [10000, 10001] asked for")
+    refused(sweep(PLANE, "--trials", "2", "steps=16"), "steps: 12 there, 16 asked for")
+    refused(sweep(PLANE, "--trials", "2", "--storage", "sqlite:///other.db"), "lie in the storage journal.log")
+    assert outcome(recorded()) == before
+    words = ["--algos", AGENT, "--seeds", "1", "--no-report", *SHORT]
+    assert command("run", *words, "--name", "plain").code == 0
+    refused(sweep(PLANE, "--trials", "2", "--name", "plain"), "holds an experiment of `run`")
+
+
+@pytest.mark.parametrize("agent", ["qsm", "dql", "pg", "sac", "td3"])
+def test_the_shipped_spaces_fit_their_algorithms_and_contain_the_defaults(agent):
+    from bench.sweep.space import find
+
+    values = algo_values(agent)
+    space = load(find(agent), values, set())
+    assert space.defaults(values) is not None
+    text = find(agent).read_text()
+    for line in text.splitlines()[3:]:
+        assert "#" in line, f"{agent}: a range without its source: {line}"
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        assert set(space.settings(space.suggest(study.ask()))) <= set(values)
+
+
+def test_every_algorithm_has_a_search_space():
+    from algos import AGENTS
+
+    assert set(AGENTS) <= set(available("sweep"))
+
+
+def test_the_report_shows_what_tuning_changed_and_what_it_cost(sweep):
+    space = PLANE.replace("}}", "}, kind: {choices: [plain, broken]}, hidden: {choices: [[4], [8]]}}")
+    done = sweep(space, "--trials", "12", "--confirm", "3", "--sampler", "random")
+    assert done.code == 0, done
+    report = Path("runs/s/report")
+    numbers, study = json.loads((report / "summary.json").read_text()), recorded()
+    gain, best = numbers["gains"]["aim"], study["trials"][study["best"]]
+    assert gain["default"]["value"] == pytest.approx(score({"x": 0, "y": 0}), abs=1e-5)
+    assert gain["tuned"]["value"] == pytest.approx(score(best["params"]), abs=1e-5)
+    assert gain["difference"]["value"] == pytest.approx(gain["tuned"]["value"] - gain["default"]["value"], abs=1e-9)
+    assert (gain["difference"]["n"], gain["improvement"]["value"]) == (3, 1.0)
+    assert {"history", "aim-curves", "aim-slices", "aim-parallel", "importance", "gain"} <= set(numbers["figures"])
+    assert sum(study["importance"].values()) == pytest.approx(1)
+    page, text = (report / "report.html").read_text(), (report / "report.md").read_text()
+    assert "Tuning improved the score of **aim**" in text
+    assert "broken on purpose" in text
+    assert not re.search(r"<script|https?://(?!www\.w3\.org)", page)
+    header, *rows = (report / "trials.csv").read_text().splitlines()
+    assert (header.split(",")[:6], len(rows)) == (["study", "trial", "state", "value", "x", "y"], 12)
+    budget = study["budget"]
+    assert budget["env_steps"] == sum(t["env_steps"] for t in study["trials"]) < 12 * 12
+    assert budget["trials"] == budget["complete"] + budget["fail"] == 12
+
+
+def test_report_of_a_sweep_is_made_again_by_the_report_command(sweep, command):
+    assert sweep(PLANE, "--trials", "2").code == 0
+    before = Path("runs/s/report/report.html").read_bytes()
+    shutil.rmtree("runs/s/report")
+    assert command("report", "runs/s").code == 0
+    assert Path("runs/s/report/report.html").read_bytes() == before
+    assert "was not confirmed on fresh seeds" in before.decode()
+    Path("runs/s/sweep.json").write_text("{")
+    refused(command("report", "runs/s"), "cannot be read")
