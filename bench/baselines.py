@@ -24,7 +24,7 @@ def key(row: dict[str, Any]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A stored file's entries by hardware id. Raises UsageError for a file that is none."""
+    """A stored file's entries by hardware id, {} if there is no file. Raises UsageError for a file that is no baseline."""
     try:
         content = read_json(path)
     except ValueError as error:
@@ -34,6 +34,14 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(e, dict) and "products" in e for e in content.values()):
         raise UsageError(f"{path} is no baseline file: it maps hardware ids to entries with `products`")
     return content
+
+
+def existing(path: Path) -> dict[str, Any]:
+    """As `read`; raises UsageError where there is nothing to compare with."""
+    stored = read(path)
+    if not stored:
+        raise UsageError(f"there is no baseline in {path}; make one with --save-baseline {path}")
+    return stored
 
 
 def store(path: Path, content: dict[str, Any]) -> None:
@@ -49,9 +57,7 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
 
     Raises UsageError where the file is missing or holds none of the bodies.
     """
-    stored = read(path)
-    if not stored:
-        raise UsageError(f"there is no baseline in {path}; make one with --save-baseline {path}")
+    stored = existing(path)
     hardware = content["machine"]["id"]
     alike = hardware in stored
     chosen = hardware if alike else next(iter(stored))

@@ -61,6 +61,8 @@ def benchmarks(
     """
     if mode not in MODES:
         raise UsageError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device {device!r}; known are cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda: torch finds no CUDA device here; use cpu")
     torch.set_num_threads(1)

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     timing.add_argument("--baseline", type=Path, metavar="FILE", help="stored timings to compare with")
     timing.add_argument("--save-baseline", type=Path, metavar="FILE", help="store these timings there, by hardware")
     compare = add("compare", "time two revisions against each other on one core; 1 if HEAD is slower, for CI", timed)
-    compare.epilog = "exit codes: 0 no slower; 1 slower, or a benchmark is gone; 2 bad input; 3 BASE's benchmarks do not run on HEAD"
+    compare.epilog = "exit codes: 0 no slower; 1 slower, or a benchmark gone; 2 bad input; 3 definitions changed"
     compare.add_argument("base", metavar="BASE", help="revision to compare with; its benchmark definitions are used")
     compare.add_argument("head", metavar="HEAD", nargs="?", default="HEAD", help="revision in question (default: HEAD)")
     compare.add_argument("--algos", help="as in run (default: every algorithm of the registry)")
@@ -342,7 +342,7 @@ def timing(args: argparse.Namespace) -> int:
     for path in filter(None, (args.out, args.baseline, args.save_baseline)):
         check_file(path)
     if args.baseline:
-        baselines.read(args.baseline)  # a bad file is refused before anything is measured
+        baselines.existing(args.baseline)  # a bad file is refused before anything is measured
     options = Options(settings, args.rounds, args.seconds, args.core, args.peers)
     content = measure(options, say=lambda text: print(text, file=sys.stderr), progress=rounds_shown)
     replace_file(args.out, dump_json(content))

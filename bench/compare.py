@@ -122,6 +122,7 @@ def timed(asked: Comparison, base: Path, head: Path) -> Outcome:
     whose = base
     with contextlib.ExitStack() as stack:
         stack.callback(one.close)
+        stack.callback(other.close)
         one.wait()
         try:
             other.wait()
@@ -191,7 +192,8 @@ def tell(asked: Comparison, outcome: Outcome, code: int) -> None:
     show([Table(title, ["benchmark", "BASE ms", "HEAD ms", "ratio", ""], rows)])
     for name in outcome.slower():
         base, head = outcome.laps[name]
-        print(f"fails: {name}: every turn of HEAD (from {ms(min(head))} ms) is {FAIL} times above BASE's (to {ms(max(base))} ms)")
+        least, most = ms(min(head)), ms(max(base))
+        print(f"fails: {name}: every turn of HEAD ({least} ms and up) is over {FAIL} times BASE's ({most} at most)")
     for name in outcome.gone:
         word = "gone (accepted)" if asked.accept else "fails: gone, or renamed"
         print(f"{word}: {name}")
