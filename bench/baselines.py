@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.config import UsageError
 from bench.rundir import dump_json, read_json, replace_file
+from bench.timing import RATES
 from bench.timing_tables import Table
 
 LIMIT = 1.25
@@ -47,7 +48,7 @@ def existing(path: Path) -> dict[str, Any]:
 def store(path: Path, content: dict[str, Any]) -> None:
     """Put a timing.json's content in the place of this hardware's entry."""
     machine = content["machine"]
-    entry = {name: machine[name] for name in ("torch", "matmul_precision", "fp32_gflops", "small_op_us")}
+    entry = {name: machine[name] for name in ("torch", "matmul_precision", *RATES)}
     entry["products"] = {key(r): round(r["products"], 4) for r in content["results"] if "against" not in r}
     replace_file(path, dump_json(read(path) | {machine["id"]: entry}))
 

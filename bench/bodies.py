@@ -75,7 +75,7 @@ def benchmarks(
             "algo": label.partition("[")[0], "batch": agent.data.batch_size, "width": first(values.get("actor_hidden")),
             "T": values.get("T"), "device": device, "mode": mode,
         }  # fmt: skip
-        for what, kind, run, per_call in bodies(agent):
+        for what, kind, run, per_call in bodies(agent, agent.run_phase):
             out[f"{label}/{what}"] = Body(synchronised(run, device), per_call, {**about, "name": what, "kind": kind})
     return out
 
@@ -109,8 +109,8 @@ def variants(algos: str | None, T, batch, width) -> Iterator[tuple[str, dict[str
             yield variant.label + (f"[{','.join(asked)}]" if asked else ""), own
 
 
-def bodies(agent: Agent) -> Iterator[tuple[str, str, Callable[[], object], int]]:
-    """(what, kind, function, work units per call) of one agent."""
+def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callable[[], object], int]]:
+    """(what, kind, function, work units per call) of one agent; run_phase(phase, batch, noise) runs its phases."""
     generator, n = torch.Generator(agent.device).manual_seed(0), agent.data.batch_size
     agent.updates = max(phase.start for phase in agent.phases)
     batch = random_batch(SPEC, n, torch.Generator().manual_seed(0), agent.device)
@@ -122,13 +122,13 @@ def bodies(agent: Agent) -> Iterator[tuple[str, str, Callable[[], object], int]]
     def update(sampled: bool) -> None:
         for _ in range(period(agent)):
             given = replay(agent.data, agent.device).sample(generator) if sampled else batch
-            agent.update(given, {phase.name: noise(phase.name) for phase in agent.due()})
+            agent.update(given, {phase.name: noise(phase.name) for phase in agent.due()}, run_phase)
 
     yield "update", "update", lambda: update(sampled=False), period(agent)
     yield "train", "train", lambda: update(sampled=True), period(agent)
     for phase in agent.phases:
         drawn = noise(phase.name)
-        yield phase.name, "phase", lambda phase=phase, drawn=drawn: agent.run_phase(phase, batch, drawn), 1
+        yield phase.name, "phase", lambda phase=phase, drawn=drawn: run_phase(phase, batch, drawn), 1
     yield "act", "act", lambda: agent.act(obs, noise("explore", 1), "explore"), 1
     yield "sample", "sample", lambda: replay(agent.data, agent.device).sample(generator), 1
 
@@ -157,26 +157,29 @@ def synchronised(run: Callable[[], object], device: str) -> Callable[[], object]
     return waited
 
 
-def flops(body: Body) -> float | None:
-    """FLOPs of the matrix products in one unit of a body's work; None where they cannot be counted (not on a CPU)."""
+def work(body: Body) -> dict[str, float]:
+    """Operations, FLOPs of matrix products and bytes of the other operations in one unit of a body's work; {} where they
+    cannot be counted (not on a CPU)."""
     if body.about["device"] != "cpu":
-        return None
+        return {}
     with OperationCounter() as counter:
         body.run()
-    return counter.flops / body.per_call
+    return {name: getattr(counter, name) / body.per_call for name in ("operations", "flops", "bytes")}
 
 
 def calibrate(device: str = "cpu") -> dict[str, Any]:
     """What this machine does in this moment: GFLOP/s of an fp32 product of 256 x 256 x 256 in the precision that runs use,
-    and microseconds of an operation on one number (the price of dispatch); and the names of that precision and a GPU."""
+    GB/s of copying a matrix of 256 x 256 (reads and writes), microseconds of an operation on one number (the price of
+    dispatch); and the names of that precision and a GPU."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, PRODUCT, PRODUCT, generator=generator).to(device)
     out, one = torch.empty_like(a), torch.zeros(1, device=device)
     product = fastest(synchronised(lambda: torch.mm(a, b, out=out), device), 30)
+    copy = fastest(synchronised(lambda: [out.copy_(a) for _ in range(10)], device), 30) / 10
     small = fastest(synchronised(lambda: [one.add_(1) for _ in range(100)], device), 30) / 100
     named = {"device_name": torch.cuda.get_device_name()} if device == "cuda" else {}
-    named["matmul_precision"] = torch.get_float32_matmul_precision()
-    return {"fp32_gflops": 2 * PRODUCT**3 / product / 1e9, "small_op_us": small * 1e6} | named
+    rates = {"fp32_gflops": 2 * PRODUCT**3 / product / 1e9, "copy_gbs": 8 * PRODUCT**2 / copy / 1e9, "small_op_us": small * 1e6}
+    return rates | named | {"matmul_precision": torch.get_float32_matmul_precision()}
 
 
 def fastest(run: Callable[[], object], calls: int) -> float:

@@ -48,8 +48,8 @@ def milliseconds(body, seconds: float) -> float:
 def answer(definitions, bodies: dict, request: dict) -> object:
     if "time" in request:
         return milliseconds(bodies[request["time"]], request["seconds"])
-    if "flops" in request:
-        return definitions.flops(bodies[request["flops"]]) if hasattr(definitions, "flops") else None
+    if "work" in request:
+        return definitions.work(bodies[request["work"]]) if hasattr(definitions, "work") else {}
     return definitions.calibrate(**request["calibrate"])
 
 

@@ -1,4 +1,4 @@
-"""What an update costs, counted exactly: operations, FLOPs, network forwards, tensors kept, parameters. CPU eager."""
+"""What an update costs, counted exactly: operations, FLOPs, bytes, network forwards, tensors kept, parameters. CPU eager."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from algos.agent import Agent, Batch, sample
@@ -17,15 +18,33 @@ from algos.networks import MLP
 WARM_UPDATES = 2  # optimizers make their state in the first
 
 
+def tensor_bytes(values: Any) -> int:
+    """Memory behind all tensors in a nest of values; an expanded tensor counts what it is expanded from."""
+    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
+    return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
+
+
+def bytes_touched(func: Any, args: tuple, out: Any) -> int:
+    """Bytes that an operation reads and writes; 0 for a view."""
+    returned = [r.alias_info for r in func._schema.returns]
+    if any(alias is not None and not alias.is_write for alias in returned):
+        return 0
+    aliases = [argument.alias_info for argument in func._schema.arguments]
+    written = [value for value, alias in zip(args, aliases, strict=False) if alias is not None and alias.is_write]
+    fresh = out if all(alias is None for alias in returned) else None
+    return tensor_bytes(args) + tensor_bytes(written) + tensor_bytes(fresh)
+
+
 class OperationCounter(TorchDispatchMode):
-    """Counts every operation that reaches a kernel, and the FLOPs of its matrix products by the library's formulas.
+    """Counts every operation that reaches a kernel, the FLOPs of the matrix products by the library's formulas, and the
+    bytes that all other operations read and write.
 
     The library's own FlopCounterMode hangs hooks on every module, which `autograd.grad` on a leaf does not bear.
     """
 
     def __init__(self):
         super().__init__()
-        self.operations = self.flops = 0
+        self.operations = self.flops = self.bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -33,6 +52,8 @@ class OperationCounter(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        else:
+            self.bytes += bytes_touched(func, args, out)
         return out
 
 
@@ -58,10 +79,10 @@ def count_forwards(agent: Agent):
 
 
 def count_work(agent: Agent, work: Callable[[], object]) -> dict[str, Any]:
-    """Counts over one call of `work`, which trains `agent`: operations dispatched, FLOPs, forwards of each network."""
+    """Counts over one call of `work`, which trains `agent`: operations, FLOPs, bytes, forwards of each network."""
     with OperationCounter() as counter, count_forwards(agent) as forwards:
         work()
-    return {"operations": counter.operations, "flops": counter.flops, "forwards": forwards}
+    return {"operations": counter.operations, "flops": counter.flops, "bytes": counter.bytes, "forwards": forwards}
 
 
 def count_kept(work: Callable[[], object]) -> dict[str, int]:

@@ -27,6 +27,7 @@ from bench.config import UsageError
 ROOT = Path(__file__).resolve().parents[1]
 DEFINITIONS = "bench/bodies.py"  # from the root of a checkout
 PEERS = ROOT / "tests" / "timing" / "peers"
+RATES = ("fp32_gflops", "copy_gbs", "small_op_us")  # of a calibration
 PEER_SETTINGS = (  # label, file, what it needs installed, its settings besides the shapes
     ("sb3", "sb3.py", "stable_baselines3", {"precision": "highest"}),
     ("sb3-onednn", "sb3.py", "stable_baselines3", {"precision": "medium"}),
@@ -212,7 +213,7 @@ def measure(options: Options, say=print, progress=iter) -> dict[str, Any]:
                 for slot, ms in one_round(groups, number % 2 == 1, options.seconds):
                     laps[slot].append(ms)
             results = [
-                row(slot, laps[slot], slot[0].ask(flops=slot[1]), calibrations) for group in groups for slot in group
+                row(slot, laps[slot], slot[0].ask(work=slot[1]), calibrations) for group in groups for slot in group
             ]
     except BodiesFailed as failure:
         raise UsageError(f"the bodies do not run: {failure}") from failure
@@ -220,14 +221,16 @@ def measure(options: Options, say=print, progress=iter) -> dict[str, Any]:
     return {"machine": machine(device, core, calibrations), "results": results, "ratios": ratios}
 
 
-def row(slot: Slot, laps: list[float], flops: float | None, calibrations: list[dict[str, float]]) -> dict[str, Any]:
+def row(slot: Slot, laps: list[float], work: dict[str, float], calibrations: list[dict[str, Any]]) -> dict[str, Any]:
     """One row of timing.json. share: of the product rate of the same round; products: the time in 256^3 products."""
     server, name = slot
+    flops = work.get("flops")
     gflops = [c["fp32_gflops"] for c in calibrations]
     shares = [flops / (1e6 * ms * rate) for ms, rate in zip(laps, gflops, strict=True)] if flops else None
     products = [ms * rate / (2 * 256**3 / 1e6) for ms, rate in zip(laps, gflops, strict=True)]
     return server.about[name] | {
-        "median_ms": statistics.median(laps), "iqr_ms": spread(laps), "rounds": len(laps), "flops": flops,
+        "median_ms": statistics.median(laps), "iqr_ms": spread(laps), "rounds": len(laps),
+        **{key: work.get(key) for key in ("flops", "bytes", "operations")},
         "share": statistics.median(shares) if shares else None, "products": statistics.median(products),
     }  # fmt: skip
 
@@ -251,7 +254,7 @@ def ratio(ours: Slot, peer: Slot, laps: dict[Slot, list[float]]) -> dict[str, An
 
 
 def machine(device: str, core: int, calibrations: list[dict[str, float]]) -> dict[str, Any]:
-    medians = {key: statistics.median(c[key] for c in calibrations) for key in ("fp32_gflops", "small_op_us")}
+    medians = {key: statistics.median(c[key] for c in calibrations) for key in RATES}
     name = calibrations[0].get("device_name")
     return {
         **provenance.machine(), "device": f"cuda: {name}" if name else device, "id": hardware_id(name), "core": core, **medians,

@@ -56,11 +56,31 @@ def timing_tables(content: Row) -> list[Table]:
         ]
         for r in results
     ])]  # fmt: skip
+    if floors := floor_rows(machine, results):
+        tables.append(Table("Where the time of an update goes: what its work costs at the machine's own rates, in ms", [
+            "algorithm", "T", "GFLOP", "MB", "operations", "products", "bytes", "dispatch", "sum", "measured", "measured / sum",
+        ], floors))  # fmt: skip
     if content["ratios"]:
         tables.append(Table("Time over the peer's, paired by round", ["algorithm", "what", "peer", "ratio", "IQR"], [
             [r["algo"], r["name"], r["peer"], f"{r['ratio']:.2f}", f"{r['iqr']:.2f}"] for r in content["ratios"]
         ]))  # fmt: skip
     return tables + chain_tables(results)
+
+
+def floor_rows(machine: Row, results: list[Row]) -> list[list[str]]:
+    """Each update's products at the calibrated product rate, its other operations' bytes at the copy rate, and its
+    operations at the price of dispatch; on one core these add up."""
+    rows = []
+    for r in results:
+        if r["name"] == "update" and r["flops"] is not None:
+            products, moved = r["flops"] / machine["fp32_gflops"] / 1e6, r["bytes"] / machine["copy_gbs"] / 1e6
+            dispatch = r["operations"] * machine["small_op_us"] / 1e3
+            total = products + moved + dispatch
+            rows.append([
+                r["algo"], str(r["T"] or ""), f"{r['flops'] / 1e9:.3f}", f"{r['bytes'] / 1e6:.1f}", f"{r['operations']:.0f}",
+                *map(ms, (products, moved, dispatch, total, r["median_ms"])), f"{r['median_ms'] / total:.2f}",
+            ])  # fmt: skip
+    return rows
 
 
 def chain_tables(results: list[Row]) -> list[Table]:

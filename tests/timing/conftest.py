@@ -1,6 +1,6 @@
 """Benchmarks whose time is made up, so that what the gate says of them is exact and takes no time.
 
-The definitions replace the process's clock by one that only the bodies move, each by what work.py of the tree says a call
+The definitions replace the process's clock by one that only the bodies move, each by what the tree's work.py says a call
 costs. They run in the same server processes as the real ones.
 """
 
@@ -19,7 +19,7 @@ DEFINITIONS = '''
 import itertools, time
 from types import SimpleNamespace
 
-import work
+import work as tree
 
 now = [0.0]
 time.perf_counter = lambda: now[0]
@@ -30,14 +30,14 @@ def benchmarks(algos=None, **settings):
         def run():
             now[0] += next(turns) / 1e3
         about = {"algo": "a", "name": name, "kind": name, "batch": 1, "width": 1, "T": None, "device": "cpu", "mode": "eager"}
-        return SimpleNamespace(run=run, per_call=1, about=about | work.ABOUT.get(name, {}))
-    return {name: body(name, ms) for name, ms in work.COSTS.items()}
+        return SimpleNamespace(run=run, per_call=1, about=about | tree.ABOUT.get(name, {}))
+    return {name: body(name, ms) for name, ms in tree.COSTS.items()}
 
-def flops(body):
-    return 1e6
+def work(body):
+    return {"flops": 1e6, "bytes": 1e6, "operations": 100}
 
 def calibrate(device):
-    return {"fp32_gflops": 2.0, "small_op_us": 1.0, "matmul_precision": "highest"}
+    return {"fp32_gflops": 2.0, "copy_gbs": 1.0, "small_op_us": 1.0, "matmul_precision": "highest"}
 '''
 
 

@@ -80,7 +80,7 @@ def test_a_renamed_benchmark_fails_and_an_added_one_is_new(commit, compare, tmp_
 
 def test_a_benchmark_that_only_the_definitions_of_head_drop_fails(commit, compare):
     base = commit({"one": 1.0, "two": 1.0})
-    dropped = DEFINITIONS.replace("work.COSTS.items()", "[*work.COSTS.items()][:1]")
+    dropped = DEFINITIONS.replace("tree.COSTS.items()", "[*tree.COSTS.items()][:1]")
     code, said = compare(base, commit({"one": 1.0, "two": 1.0}, definitions=dropped))
     assert code == 1
     assert "fails: gone, or renamed: two" in said
@@ -88,7 +88,7 @@ def test_a_benchmark_that_only_the_definitions_of_head_drop_fails(commit, compar
 
 def test_definitions_of_base_that_do_not_run_on_head_are_an_exit_code_of_their_own(commit, compare, tmp_path):
     base = commit({"one": 1.0})
-    other = DEFINITIONS.replace("work.COSTS", "work.PRICES")
+    other = DEFINITIONS.replace("tree.COSTS", "tree.PRICES")
     head = commit(text="PRICES = {'one': 1.5}\nABOUT = {}\n", definitions=other)
     code, said = compare(base, head)
     assert code == 3

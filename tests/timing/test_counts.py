@@ -12,7 +12,7 @@ import algos
 from algos.agent import sample
 from algos.qsm import QSM
 from bench.bodies import SPEC
-from bench.cost import count_period, count_work, random_batch
+from bench.cost import OperationCounter, count_period, count_work, random_batch
 
 STEPS = (2, 3, 5, 9)
 
@@ -53,6 +53,19 @@ def test_the_actor_update_of_diffusion_ql_is_affine_in_the_number_of_steps():
         assert len(slopes) == 1, key
         assert slopes.pop() > 0
     assert [c["forwards"]["predictor"] for c in found] == list(STEPS)
+
+
+def test_bytes_are_those_read_and_written():
+    one, many = torch.zeros(1), torch.zeros(100)
+    with OperationCounter() as counter:
+        many + one  # reads 400 and 4 bytes, writes 400
+        many.add_(one.expand(100))  # the same; an expanded tensor has its own four bytes
+        many.view(10, 10)  # nothing
+        many[:10].sum()  # reads 40, writes 4
+        torch._foreach_lerp_([many, one], [many, one], 0.5)  # reads 2 x 404, writes 404
+        many[:, None].T @ many[:, None]  # a product: FLOPs, no bytes
+    assert counter.bytes == 804 + 804 + 44 + 1212
+    assert counter.flops == 200
 
 
 def planted(cls: type) -> list[str]:

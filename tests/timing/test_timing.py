@@ -13,7 +13,7 @@ import reports.plots
 from bench import baselines, bodies, cli, timing
 from bench.config import UsageError
 from bench.cost import count_period
-from bench.timing_tables import as_markdown, chain_tables
+from bench.timing_tables import as_markdown, chain_tables, floor_rows
 
 TURNS = [100.0] * 2 + [2.0] * 4 + [4.0] * 4 + [6.0] * 4  # two calls warm up, then four in each of three rounds
 
@@ -21,7 +21,7 @@ TURNS = [100.0] * 2 + [2.0] * 4 + [4.0] * 4 + [6.0] * 4  # two calls warm up, th
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
     """A checkout whose bodies and one peer have made-up times."""
-    peer = DEFINITIONS.replace("import work", "import peer as work")
+    peer = DEFINITIONS.replace("import work as tree", "import peer as tree")
     for name, text in {
         "bench/bodies.py": DEFINITIONS, "peers/peer.py": peer, "work.py": work({"update": TURNS, "act": 0.1}),
         "peer.py": work({"theirs": [2 * ms for ms in TURNS]}, {"theirs": {"algo": "a@p", "name": "update", "against": "a"}}),
@@ -131,6 +131,13 @@ def test_the_table_over_t_gives_ratios_to_the_first_algorithm():
     assert as_markdown(table).splitlines()[-1] == "| b | 10 | 8.00 | 3.000 | 4.00 | 3.00 |"
 
 
+def test_the_floor_adds_products_bytes_and_dispatch():
+    machine = {"fp32_gflops": 100.0, "copy_gbs": 10.0, "small_op_us": 2.0}
+    update = {"algo": "a", "name": "update", "T": 5, "flops": 1e9, "bytes": 2e7, "operations": 500.0, "median_ms": 26.0}
+    (row,) = floor_rows(machine, [update])
+    assert row == ["a", "5", "1.000", "20.0", "500", "10.00", "2.00", "1.00", "13.00", "26.00", "2.00"]
+
+
 def test_a_real_run_writes_what_the_report_reads(tmp_path):
     """From the command to a figure of the report; FLOPs are those of the exact counts."""
     small = "qsm(actor_hidden=[16],critic_hidden=[16],batch_size=8)"
@@ -146,6 +153,6 @@ def test_a_real_run_writes_what_the_report_reads(tmp_path):
     config = bodies.agent_config(values)
     counted = count_period(bodies.registry.agent_class("qsm")(bodies.SPEC, config, bodies.torch.Generator()), bodies.SPEC)
     (update,) = (r for r in content["results"] if r["name"] == "update" and r["T"] == 2)
-    assert update["flops"] == counted["flops"]
+    assert all(update[key] == counted[key] for key in ("flops", "bytes", "operations"))
     figure = reports.plots.steps_of_denoising([r | {"machine": "m"} for r in content["results"]], ["qsm"])
     assert figure is not None
