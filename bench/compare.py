@@ -155,8 +155,8 @@ def take_turns(outcome: Outcome, one: BodyServer, other: BodyServer, names: list
     """Add each side's medians of the rounds to the outcome's."""
     laps: dict[tuple[BodyServer, str], list[float]] = defaultdict(list)
     for number in rounds_shown(range(asked.rounds)):
-        for slot, milliseconds in one_round([[(one, n), (other, n)] for n in names], number % 2 == 1, asked.seconds):
-            laps[slot].append(milliseconds)
+        for slot, (clock, _) in one_round([[(one, n), (other, n)] for n in names], number % 2 == 1, asked.seconds):
+            laps[slot].append(clock)
     for name in names:
         base, head = outcome.laps.setdefault(name, ([], []))
         base += laps[one, name]

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from bench.config import UsageError
 ROOT = Path(__file__).resolve().parents[1]
 DEFINITIONS = "bench/bodies.py"  # from the root of a checkout
 PEERS = ROOT / "tests" / "timing" / "peers"
+BUSY = 1.05  # clock over processor time from which others use the core
 RATES = ("fp32_gflops", "copy_gbs", "small_op_us")  # of a calibration
 PEER_SETTINGS = (  # label, file, what it needs installed, its settings besides the shapes
     ("sb3", "sb3.py", "stable_baselines3", {"precision": "highest"}),
@@ -104,11 +105,12 @@ def serving(*servers: BodyServer) -> Iterator[None]:
 Slot = tuple[BodyServer, str]
 
 
-def one_round(groups: Iterable[list[Slot]], backwards: bool, seconds: float) -> Iterator[tuple[Slot, float]]:
-    """Milliseconds of every slot. What is to be compared stands in one group and is timed back to back."""
+def one_round(groups: Iterable[list[Slot]], backwards: bool, seconds: float) -> Iterator[tuple[Slot, tuple[float, float]]]:
+    """Milliseconds of every slot, of the clock and of the processor. What is to be compared stands in one group and is
+    timed back to back."""
     for group in groups:
         for server, name in reversed(group) if backwards else group:
-            yield (server, name), server.ask(time=name, seconds=seconds)
+            yield (server, name), tuple(server.ask(time=name, seconds=seconds))
 
 
 def rounds_shown(rounds: range) -> Iterator[int]:
@@ -206,36 +208,43 @@ def measure(options: Options, say=print, progress=iter) -> dict[str, Any]:
     try:
         with serving(*servers.values()):
             groups, device = grouped(servers), options.settings.get("device", "cpu")
-            laps: dict[Slot, list[float]] = defaultdict(list)
+            laps: dict[Slot, list[tuple[float, float]]] = defaultdict(list)
             calibrations = []
             for number in progress(range(options.rounds)):
                 calibrations.append(ours.ask(calibrate={"device": device}))
-                for slot, ms in one_round(groups, number % 2 == 1, options.seconds):
-                    laps[slot].append(ms)
+                for slot, times in one_round(groups, number % 2 == 1, options.seconds):
+                    laps[slot].append(times)
             results = [
                 row(slot, laps[slot], slot[0].ask(work=slot[1]), calibrations) for group in groups for slot in group
             ]
     except BodiesFailed as failure:
         raise UsageError(f"the bodies do not run: {failure}") from failure
     ratios = [ratio(group[0], peer, laps) for group in groups for peer in group[1:]]
-    return {"machine": machine(device, core, calibrations), "results": results, "ratios": ratios}
+    busy = statistics.median(r["median_ms"] / r["cpu_ms"] for r in results if r["cpu_ms"])
+    if device == "cpu" and busy > BUSY:
+        say(f"others use this core: the clock shows {busy:.2f} times the processor time; trust only cpu_ms and its ratios")
+    return {"machine": machine(device, core, calibrations) | {"busy": busy}, "results": results, "ratios": ratios}
 
 
-def row(slot: Slot, laps: list[float], work: dict[str, float], calibrations: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row of timing.json. share: of the product rate of the same round; products: the time in 256^3 products."""
+def row(slot: Slot, laps: list[tuple], work: dict[str, float], calibrations: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of timing.json. share: of the product rate of the same round; products: the time in 256^3 products; both of
+    the processor's time on a CPU, which others who use the core do not change."""
     server, name = slot
-    flops = work.get("flops")
+    flops, (clock, processor) = work.get("flops"), zip(*laps, strict=True)
     gflops = [c["fp32_gflops"] for c in calibrations]
-    shares = [flops / (1e6 * ms * rate) for ms, rate in zip(laps, gflops, strict=True)] if flops else None
-    products = [ms * rate / (2 * 256**3 / 1e6) for ms, rate in zip(laps, gflops, strict=True)]
-    return server.about[name] | {
-        "median_ms": statistics.median(laps), "iqr_ms": spread(laps), "rounds": len(laps),
+    about = server.about[name]
+    spent = list(zip(processor if about["device"] == "cpu" else clock, gflops, strict=True))
+    shares = [flops / (1e6 * ms * rate) for ms, rate in spent] if flops else None
+    products = [ms * rate / (2 * 256**3 / 1e6) for ms, rate in spent]
+    return about | {
+        "median_ms": statistics.median(clock), "iqr_ms": spread(clock), "rounds": len(clock),
+        "cpu_ms": statistics.median(processor),
         **{key: work.get(key) for key in ("flops", "bytes", "operations")},
         "share": statistics.median(shares) if shares else None, "products": statistics.median(products),
     }  # fmt: skip
 
 
-def spread(values: list[float]) -> float:
+def spread(values: Sequence[float]) -> float:
     """Interquartile range; 0 for a single value."""
     if len(values) < 2:
         return 0.0
@@ -243,13 +252,15 @@ def spread(values: list[float]) -> float:
     return high - low
 
 
-def ratio(ours: Slot, peer: Slot, laps: dict[Slot, list[float]]) -> dict[str, Any]:
-    """Our time over the peer's, paired round by round."""
-    pairs = [a / b for a, b in zip(laps[ours], laps[peer], strict=True)]
+def ratio(ours: Slot, peer: Slot, laps: dict[Slot, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Our time over the peer's, paired round by round, on the clock and of the processor."""
+    paired = list(zip(laps[ours], laps[peer], strict=True))
+    pairs = [mine[0] / other[0] for mine, other in paired]
     mine, other = ours[0].about[ours[1]], peer[0].about[peer[1]]
     return {
         "algo": mine["algo"], "name": mine["name"], "peer": other["algo"],
         "ratio": statistics.median(pairs), "iqr": spread(pairs), "rounds": len(pairs),
+        "cpu_ratio": statistics.median(mine[1] / other[1] for mine, other in paired) if all(o[1] for _, o in paired) else None,
     }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ import work as tree
 
 now = [0.0]
 time.perf_counter = lambda: now[0]
+time.process_time = lambda: now[0] / 2
 
 def benchmarks(algos=None, **settings):
     def body(name, milliseconds):
@@ -30,7 +31,7 @@ def benchmarks(algos=None, **settings):
         def run():
             now[0] += next(turns) / 1e3
         about = {"algo": "a", "name": name, "kind": name, "batch": 1, "width": 1, "T": None, "device": "cpu", "mode": "eager"}
-        return SimpleNamespace(run=run, per_call=1, about=about | tree.ABOUT.get(name, {}))
+        return SimpleNamespace(run=run, per_call=tree.PER_CALL, about=about | tree.ABOUT.get(name, {}))
     return {name: body(name, ms) for name, ms in tree.COSTS.items()}
 
 def work(body):
@@ -41,9 +42,9 @@ def calibrate(device):
 '''
 
 
-def work(costs: dict, about: dict | None = None) -> str:
+def work(costs: dict, about: dict | None = None, per_call: int = 1) -> str:
     """work.py of a tree: milliseconds of a call of each body, or a list to go through; additions to `about`."""
-    return f"COSTS = {costs!r}\nABOUT = {about or {}!r}\n"
+    return f"COSTS = {costs!r}\nABOUT = {about or {}!r}\nPER_CALL = {per_call}\n"
 
 
 @pytest.fixture

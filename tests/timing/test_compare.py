@@ -59,7 +59,7 @@ from pathlib import Path
 first = not Path({str(marker)!r}).exists()
 Path({str(marker)!r}).touch()
 COSTS = {{"one": 2.0 if first else 1.0, "two": 1.0}}
-ABOUT = {{}}
+ABOUT, PER_CALL = {{}}, 1
 '''
     assert compare(base, commit(text=text))[0] == 0
     assert marker.exists()
@@ -89,7 +89,7 @@ def test_a_benchmark_that_only_the_definitions_of_head_drop_fails(commit, compar
 def test_definitions_of_base_that_do_not_run_on_head_are_an_exit_code_of_their_own(commit, compare, tmp_path):
     base = commit({"one": 1.0})
     other = DEFINITIONS.replace("tree.COSTS", "tree.PRICES")
-    head = commit(text="PRICES = {'one': 1.5}\nABOUT = {}\n", definitions=other)
+    head = commit(text="PRICES = {'one': 1.5}\nABOUT, PER_CALL = {}, 1\n", definitions=other)
     code, said = compare(base, head)
     assert code == 3
     assert "definitions changed" in said

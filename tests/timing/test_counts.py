@@ -11,6 +11,7 @@ import torch
 import algos
 from algos.agent import sample
 from algos.qsm import QSM
+from bench import bodies
 from bench.bodies import SPEC
 from bench.cost import OperationCounter, count_period, count_work, random_batch
 
@@ -53,6 +54,13 @@ def test_the_actor_update_of_diffusion_ql_is_affine_in_the_number_of_steps():
         assert len(slopes) == 1, key
         assert slopes.pop() > 0
     assert [c["forwards"]["predictor"] for c in found] == list(STEPS)
+
+
+def test_timed_updates_are_the_counted_ones_and_averaged_over_a_period():
+    """TD3's period is two updates, with one actor update."""
+    stored, body = counts.counted(["td3"])["counts"]["td3"], bodies.benchmarks(algos="td3")["td3/update"]
+    assert stored["updates"] == body.per_call == 2
+    assert all(stored[key] == 2 * value for key, value in bodies.work(body).items())
 
 
 def test_bytes_are_those_read_and_written():

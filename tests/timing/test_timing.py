@@ -24,7 +24,7 @@ def made_up(tmp_path, monkeypatch):
     peer = DEFINITIONS.replace("import work as tree", "import peer as tree")
     for name, text in {
         "bench/bodies.py": DEFINITIONS, "peers/peer.py": peer, "work.py": work({"update": TURNS, "act": 0.1}),
-        "peer.py": work({"theirs": [2 * ms for ms in TURNS]}, {"theirs": {"algo": "a@p", "name": "update", "against": "a"}}),
+        "peer.py": work({"theirs": [4 * ms for ms in TURNS]}, {"theirs": {"algo": "a@p", "name": "update", "against": "a"}}, 2),
     }.items():  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -42,14 +42,16 @@ def test_results_are_medians_over_rounds_beside_the_calibration_and_the_peers(ma
     assert (update["name"], peer["algo"], act["name"]) == ("update", "a@p", "act")
     assert update["median_ms"] == pytest.approx(4)
     assert update["iqr_ms"] == pytest.approx(2)
-    assert update["rounds"] == 3
-    assert update["share"] == pytest.approx(1e6 / (4e-3 * 2e9))  # 1 MFLOP in 4 ms on a machine of 2 GFLOP/s
-    assert update["products"] == pytest.approx(4e-3 / (2 * 256**3 / 2e9))
+    assert (update["rounds"], update["cpu_ms"]) == (3, pytest.approx(2))
+    assert peer["median_ms"] == pytest.approx(8), "16 ms a call of two updates"
+    assert update["share"] == pytest.approx(1e6 / (2e-3 * 2e9))  # 1 MFLOP in 2 ms on a machine of 2 GFLOP/s
+    assert update["products"] == pytest.approx(2e-3 / (2 * 256**3 / 2e9))
     (ratio,) = content["ratios"]
-    assert (ratio["algo"], ratio["peer"], ratio["ratio"], ratio["iqr"]) == ("a", "a@p", 0.5, 0)
+    assert (ratio["algo"], ratio["peer"], ratio["ratio"], ratio["cpu_ratio"], ratio["iqr"]) == ("a", "a@p", 0.5, 0.5, 0)
     assert content["machine"]["fp32_gflops"] == 2.0
-    assert len(said) == 1
+    assert len(said) == 2
     assert "no_such_package" in said[0]
+    assert "the clock shows 2.00 times the processor time" in said[1]
 
 
 def test_bodies_that_fail_are_told_in_one_line(made_up, tmp_path):
@@ -124,7 +126,7 @@ def test_variants_carry_their_settings_and_those_without_one_come_once():
 
 def test_the_table_over_t_gives_ratios_to_the_first_algorithm():
     base = {"name": "actor", "batch": 1, "width": 1}
-    results = [base | {"algo": algo, "T": t, "median_ms": ms, "flops": flops * 1e9}
+    results = [base | {"algo": algo, "T": t, "cpu_ms": ms, "flops": flops * 1e9}
                for algo, t, ms, flops in (("a", 5, 2, 1), ("b", 5, 3, 2), ("a", 10, 2, 1), ("b", 10, 8, 3))]  # fmt: skip
     (table,) = chain_tables(results)
     assert [row[4:] for row in table.rows] == [["1.00", "1.00"]] * 2 + [["1.50", "2.00"], ["4.00", "3.00"]]
@@ -133,7 +135,7 @@ def test_the_table_over_t_gives_ratios_to_the_first_algorithm():
 
 def test_the_floor_adds_products_bytes_and_dispatch():
     machine = {"fp32_gflops": 100.0, "copy_gbs": 10.0, "small_op_us": 2.0}
-    update = {"algo": "a", "name": "update", "T": 5, "flops": 1e9, "bytes": 2e7, "operations": 500.0, "median_ms": 26.0}
+    update = {"algo": "a", "name": "update", "T": 5, "flops": 1e9, "bytes": 2e7, "operations": 500.0, "cpu_ms": 26.0}
     (row,) = floor_rows(machine, [update])
     assert row == ["a", "5", "1.000", "20.0", "500", "10.00", "2.00", "1.00", "13.00", "26.00", "2.00"]
 
