@@ -80,6 +80,8 @@ class BodyServer:
         return self._read()
 
     def close(self) -> None:
+        if not self.started:
+            self.process.kill()
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         try:
