@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?= --algos qsm,dql,sac
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test test-slow lint clean
+.PHONY: run test test-slow timing-baseline lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m bench run $(ARGS)
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-test lint
 
 test-slow: $(VENV)/.installed-test-slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Renews the exact counts that `make test` holds the algorithms to, after a change that is meant.
+timing-baseline: $(VENV)/.installed-test
+	$(BIN)/python tests/timing/counts.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

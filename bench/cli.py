@@ -69,6 +69,25 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--root", type=Path, default=Path("runs"), help="directory of the runs it makes (default: runs)")
     again.add_argument("--out", type=Path, help="directory of the pages (default: reproduction/ in --root)")
     again.add_argument("--jobs", type=int, help="runs at a time (default: the number of cores)")
+    timing = add("timing", "time updates, phases, acting and sampling on one core; writes timing.json", timed)
+    timing.add_argument("--algos", help="as in run (default: every algorithm of the registry)")
+    for name, text in (("--T", "denoising steps"), ("--batch", "batch sizes"), ("--width", "widths of the hidden layers")):
+        timing.add_argument(name, type=integers, metavar="N,N", help=f"{text} to go through (default: the algorithm's own)")
+    timing.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    timing.add_argument("--mode", default="eager", help="how the phases are run: eager")
+    timing.add_argument("--peers", action="store_true", help="in the same rounds: Stable-Baselines3, SBX and a JAX QSM")
+    timing.add_argument("--out", type=Path, default=Path("timing.json"), help="file for the results (default: timing.json)")
+    timing.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    timing.add_argument("--baseline", type=Path, metavar="FILE", help="stored timings to compare with")
+    timing.add_argument("--save-baseline", type=Path, metavar="FILE", help="store these timings there, by hardware")
+    compare = add("compare", "time two revisions against each other on one core; 1 if HEAD is slower, for CI", timed)
+    compare.epilog = "exit codes: 0 no slower; 1 slower, or a benchmark gone; 2 bad input; 3 definitions changed"
+    compare.add_argument("base", metavar="BASE", help="revision to compare with; its benchmark definitions are used")
+    compare.add_argument("head", metavar="HEAD", nargs="?", default="HEAD", help="revision in question (default: HEAD)")
+    compare.add_argument("--algos", help="as in run (default: every algorithm of the registry)")
+    accept = "benchmarks may be gone, or be defined by HEAD where BASE's do not run on it; the output says so"
+    compare.add_argument("--accept-changed-definitions", action="store_true", help=accept)
+    compare.add_argument("--out", type=Path, help="file for the results, as JSON")
     return main
 
 
@@ -116,6 +135,19 @@ def sweep_options(sub: argparse.ArgumentParser) -> None:
         "--seeds is the number of tuning seeds; --jobs counts trials, whose runs go side by side. "
         "The same command elsewhere (same --root and --name, or same --storage) works on the same sweep."
     )
+
+
+def timed(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--rounds", type=int, default=10, help="turns of every body (default: 10)")
+    sub.add_argument("--seconds", type=float, default=0.05, help="of each body in each round (default: 0.05)")
+    sub.add_argument("--core", type=int, help="core to pin everything to (default: the last one)")
+
+
+def integers(text: str) -> list[int]:
+    """`5,10,20`, for argparse."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 5,10,20")
+    return [int(part) for part in text.split(",")]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -385,7 +417,52 @@ def reproduce(args: argparse.Namespace) -> int:
     return command(args)
 
 
+def timing(args: argparse.Namespace) -> int:
+    from bench import baselines
+    from bench.rundir import dump_json, replace_file
+    from bench.timing import Options, measure, rounds_shown
+    from bench.timing_tables import show, timing_tables
+
+    asked = {name: getattr(args, name) for name in ("algos", "T", "batch", "width", "device", "mode")}
+    settings = {name: value for name, value in asked.items() if value is not None}
+    for path in filter(None, (args.out, args.baseline, args.save_baseline)):
+        check_file(path)
+    if args.baseline:
+        baselines.existing(args.baseline)  # a bad file is refused before anything is measured
+    options = Options(settings, args.rounds, args.seconds, args.core, args.peers)
+    content = measure(options, say=lambda text: print(text, file=sys.stderr), progress=rounds_shown)
+    replace_file(args.out, dump_json(content))
+    tables, slow, alike = timing_tables(content), [], False
+    if args.baseline:
+        table, slow, alike = baselines.against(args.baseline, content)
+        tables.append(table)
+    if args.save_baseline:
+        baselines.store(args.save_baseline, content)
+    show(tables, args.markdown)
+    for text in slow:
+        print(f"{'slower' if alike else 'advice'}: {text}")
+    print(f"timings: {args.out}", file=sys.stderr)
+    return 1 if slow and alike else 0
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before the time for its content is spent."""
+    from bench.config import UsageError
+
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"{path} cannot be written: {'it is' if path.is_dir() else f'{path.parent} is not'} a directory")
+
+
+def compare(args: argparse.Namespace) -> int:
+    from bench.compare import Comparison, run
+
+    return run(
+        Comparison(args.base, args.head, args.algos, args.rounds, args.seconds, args.core, args.accept_changed_definitions),
+        args.out,
+    )
+
+
 COMMANDS = {
     "run": run, "sweep": sweep, "list": listing, "worker": worker, "report": report, "reproduce": reproduce, "status": status,
-    "watch": watch, "play": play,
+    "watch": watch, "play": play, "timing": timing, "compare": compare,
 }  # fmt: skip

@@ -1,12 +1,15 @@
-"""What an update costs, counted exactly: operations dispatched, FLOPs, network forwards, parameters. CPU eager."""
+"""What an update costs, counted exactly: operations, FLOPs, bytes, network forwards, tensors kept, parameters. CPU eager."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from algos.agent import Agent, Batch, sample
@@ -15,15 +18,33 @@ from algos.networks import MLP
 WARM_UPDATES = 2  # optimizers make their state in the first
 
 
+def tensor_bytes(values: Any) -> int:
+    """Memory behind all tensors in a nest of values; an expanded tensor counts what it is expanded from."""
+    tensors = (leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor))
+    return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
+
+
+def bytes_touched(func: Any, args: tuple, out: Any) -> int:
+    """Bytes that an operation reads and writes; 0 for a view."""
+    returned = [r.alias_info for r in func._schema.returns]
+    if any(alias is not None and not alias.is_write for alias in returned):
+        return 0
+    aliases = [argument.alias_info for argument in func._schema.arguments]
+    written = [value for value, alias in zip(args, aliases, strict=False) if alias is not None and alias.is_write]
+    fresh = out if all(alias is None for alias in returned) else None
+    return tensor_bytes(args) + tensor_bytes(written) + tensor_bytes(fresh)
+
+
 class OperationCounter(TorchDispatchMode):
-    """Counts every operation that reaches a kernel, and the FLOPs of its matrix products by the library's formulas.
+    """Counts every operation that reaches a kernel, the FLOPs of the matrix products by the library's formulas, and the
+    bytes that all other operations read and write.
 
     The library's own FlopCounterMode hangs hooks on every module, which `autograd.grad` on a leaf does not bear.
     """
 
     def __init__(self):
         super().__init__()
-        self.operations = self.flops = 0
+        self.operations = self.flops = self.bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -31,6 +52,8 @@ class OperationCounter(TorchDispatchMode):
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        else:
+            self.bytes += bytes_touched(func, args, out)
         return out
 
 
@@ -55,6 +78,30 @@ def count_forwards(agent: Agent):
         MLP.layers = layers
 
 
+def count_work(agent: Agent, work: Callable[[], object]) -> dict[str, Any]:
+    """Counts over one call of `work`, which trains `agent`: operations, FLOPs, bytes, forwards of each network."""
+    with OperationCounter() as counter, count_forwards(agent) as forwards:
+        work()
+    return {"operations": counter.operations, "flops": counter.flops, "bytes": counter.bytes, "forwards": forwards}
+
+
+def count_kept(work: Callable[[], object]) -> dict[str, int]:
+    """How many tensors, of how many bytes, autograd keeps for backward passes over one call of `work`.
+
+    What a lost no_grad changes first: a graph that no loss asks for costs memory and time, but no operation more.
+    """
+    kept = {"tensors_kept": 0, "bytes_kept": 0}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept["tensors_kept"] += 1
+        kept["bytes_kept"] += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        work()
+    return kept
+
+
 def random_batch(spec: Any, n: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Batch:
     """A batch of standard-normal observations and rewards and uniform actions."""
     obs, next_obs = torch.randn(2, n, spec.obs_dim, generator=generator)
@@ -65,38 +112,58 @@ def random_batch(spec: Any, n: int, generator: torch.Generator, device: torch.de
 
 def period(agent: Agent) -> int:
     """Updates after which the phases repeat."""
-    import math
-
     return math.lcm(*(phase.every for phase in agent.phases))
 
 
-def count(agent: Agent, spec: Any) -> dict[str, Any]:
-    """Counts over one full period of the phases after two warm-up updates, per update; the agent is used up by it."""
+def period_of_updates(agent: Agent, spec: Any) -> Callable[[], None]:
+    """A function that makes one full period of updates, each with its noise, on batches made here.
+
+    The agent's update counter is set to where every phase may be due, and two warm-up updates are made.
+    """
     generator = torch.Generator().manual_seed(0)
     agent.updates = max(phase.start for phase in agent.phases)
     n = agent.data.batch_size
 
-    def update() -> None:
+    def update(batch: Batch) -> None:
         noise = {phase.name: sample(agent.draws(phase.name, n), generator) for phase in agent.due()}
-        agent.update(random_batch(spec, n, generator), noise)
+        agent.update(batch, noise)
 
-    cpu = agent.device.type == "cpu"
-    result: dict[str, Any] = {
-        "parameters": sum(p.numel() for own in agent.trained().values() for p in own),
-        "actor_parameters": sum(p.numel() for p in agent.trained().get("actor_optimizer", [])),
-    }
-    if not cpu:
-        return result
     for _ in range(WARM_UPDATES):
-        update()
-    updates = period(agent)
-    batches = [random_batch(spec, n, generator) for _ in range(updates)]
-    with OperationCounter() as counter, count_forwards(agent) as forwards:
+        update(random_batch(spec, n, generator))
+    batches = [random_batch(spec, n, generator) for _ in range(period(agent))]
+
+    def work() -> None:
         for batch in batches:
-            noise = {phase.name: sample(agent.draws(phase.name, n), generator) for phase in agent.due()}
-            agent.update(batch, noise)
+            update(batch)
+
+    return work
+
+
+def count_parameters(agent: Agent) -> dict[str, int]:
+    trained = agent.trained()
+    return {
+        "parameters": sum(p.numel() for own in trained.values() for p in own),
+        "actor_parameters": sum(p.numel() for p in trained.get("actor_optimizer", [])),
+    }
+
+
+def count_period(agent: Agent, spec: Any) -> dict[str, Any]:
+    """Everything counted, summed over one full period of the phases: whole numbers; the agent is used up by it."""
+    work = period_of_updates(agent, spec)
+    return {"updates": period(agent)} | count_work(agent, work) | count_kept(work) | count_parameters(agent)
+
+
+def count(agent: Agent, spec: Any) -> dict[str, Any]:
+    """Counts over one full period of the phases, per update, for a run's cost.json; the agent is used up by it.
+
+    On a device other than the CPU: the parameters alone.
+    """
+    result: dict[str, Any] = count_parameters(agent)
+    if agent.device.type != "cpu":
+        return result
+    counts, updates = count_work(agent, period_of_updates(agent, spec)), period(agent)
     return result | {
-        "operations_per_update": counter.operations / updates,
-        "flops_per_update": counter.flops / updates,
-        "forwards_per_update": {name: value / updates for name, value in forwards.items()},
+        "operations_per_update": counts["operations"] / updates,
+        "flops_per_update": counts["flops"] / updates,
+        "forwards_per_update": {name: value / updates for name, value in counts["forwards"].items()},
     }

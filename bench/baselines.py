@@ -1,0 +1,78 @@
+"""Stored timings by hardware: how long each body takes in units of this machine's own 256^3 product.
+
+A stored file holds, for each hardware id, the bodies' medians divided by the calibration of the same rounds. On like
+hardware a body that is LIMIT times slower than its entry is a failure; on other hardware the nearest thing there is, any
+other machine's entry, is shown as advice and fails nothing: the ratio of the parts of an update that are bound by products,
+memory and dispatch differs between machines by more than the limit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.config import UsageError
+from bench.rundir import dump_json, read_json, replace_file
+from bench.timing import RATES
+from bench.timing_tables import Table
+
+LIMIT = 1.25
+
+
+def key(row: dict[str, Any]) -> str:
+    """A body's name in a baseline: all that decides what it is."""
+    return " ".join(f"{part}={row[part]}" for part in ("algo", "name", "batch", "width", "T", "device", "mode"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A stored file's entries by hardware id, {} if there is no file. Raises UsageError for a file that is no baseline."""
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise UsageError(f"{path} is no baseline file: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(e, dict) and "products" in e for e in content.values()):
+        raise UsageError(f"{path} is no baseline file: it maps hardware ids to entries with `products`")
+    return content
+
+
+def existing(path: Path) -> dict[str, Any]:
+    """As `read`; raises UsageError where there is nothing to compare with."""
+    stored = read(path)
+    if not stored:
+        raise UsageError(f"there is no baseline in {path}; make one with --save-baseline {path}")
+    return stored
+
+
+def store(path: Path, content: dict[str, Any]) -> None:
+    """Put a timing.json's content in the place of this hardware's entry."""
+    machine = content["machine"]
+    entry = {name: machine[name] for name in ("torch", "matmul_precision", *RATES)}
+    entry["products"] = {key(r): round(r["products"], 4) for r in content["results"] if "against" not in r}
+    replace_file(path, dump_json(read(path) | {machine["id"]: entry}))
+
+
+def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool]:
+    """(table, bodies slower than LIMIT, whether the entry is of like hardware) of timings beside a stored file.
+
+    Raises UsageError where the file is missing or holds none of the bodies.
+    """
+    stored = existing(path)
+    hardware = content["machine"]["id"]
+    alike = hardware in stored
+    chosen = hardware if alike else next(iter(stored))
+    rows, slow = [], []
+    for r in content["results"]:
+        before = stored[chosen]["products"].get(key(r))
+        if before is None:
+            continue
+        times = r["products"] / before
+        rows.append([f"{r['algo']} {r['name']}", f"{before:.2f}", f"{r['products']:.2f}", f"{times:.2f}"])
+        if times > LIMIT:
+            slow.append(f"{r['algo']} {r['name']} takes {times:.2f} times its baseline")
+    if not rows:
+        raise UsageError(f"{path} holds none of the bodies that were timed for {chosen}")
+    word = "like hardware" if alike else f"advice only, this is {hardware}"
+    table = Table(f"Against the baseline of {chosen} ({word})", ["body", "products then", "products now", "ratio"], rows)
+    return table, slow, alike

@@ -1,0 +1,192 @@
+"""What is timed, defined once: whole updates, each phase, acting, sampling. Every command that times runs these bodies.
+
+`python -m bench compare` runs this file as one revision has it against the code of another, so a change here that the
+older code does not bear shows as `definitions changed`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+import algos as registry
+from algos.agent import Agent, Replay, sample
+from algos.replay import ReplayBuffer
+from bench.config import UsageError, agent_config, algo_values
+from bench.cost import OperationCounter, period, random_batch
+from bench.grid import parse_variants
+from bench.speed import set_matmul
+from envs import EnvSpec, Score
+
+SPEC = EnvSpec(  # the sizes of dmc/cheetah-run
+    id="timing/cheetah-sizes", obs_dim=17, act_dim=6, action_low=(-1.0,) * 6, action_high=(1.0,) * 6, horizon=1000,
+    action_repeat=1, discount=None, score=Score("return", "max", 0.0, 1.0, "none"),
+)  # fmt: skip
+STORED = 100_000  # transitions in the replay buffer that is sampled
+PRODUCT = 256  # rows, columns and depth of the calibrating product: the hidden layers' own
+MODES = ("eager",)
+
+
+@dataclasses.dataclass
+class Body:
+    """`run()` does the work `per_call` times over; `about` says what it is, as a row of timing.json does."""
+
+    run: Callable[[], object]
+    per_call: int
+    about: dict[str, Any]
+
+
+def benchmarks(
+    algos: str | None = None, T: list[int] | None = None, batch: list[int] | None = None, width: list[int] | None = None,
+    device: str = "cpu", mode: str = "eager",
+) -> dict[str, Body]:  # fmt: skip
+    """The bodies by name: `<algorithm>/<what>`, with the settings that were asked for in brackets.
+
+    algos: as `--algos` (None: the registry). T, batch, width: denoising steps, batch sizes and widths of the hidden layers
+    to go through; None leaves each algorithm its own. What is timed:
+
+    * update: the noise is drawn and every due phase run, on a batch that is at hand; the mean over one full period
+    * train: the same with the batch sampled from a replay buffer of 100,000 transitions
+    * <phase>: that phase alone, its batch and noise at hand
+    * act: noise and one action for one observation, exploring
+    * sample: a batch from the replay buffer
+
+    Raises UsageError for an unknown algorithm, device, mode or setting.
+    """
+    if mode not in MODES:
+        raise UsageError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device {device!r}; known are cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: torch finds no CUDA device here; use cpu")
+    torch.set_num_threads(1)
+    set_matmul("auto", device)
+    out = {}
+    for label, values in variants(algos, T, batch, width):
+        cls, config = registry.agent_class(values["agent"]), agent_config(values)
+        agent = cls(SPEC, config, torch.Generator().manual_seed(0), device)
+        about = {
+            "algo": label.partition("[")[0], "batch": agent.data.batch_size, "width": first(values.get("actor_hidden")),
+            "T": values.get("T"), "device": device, "mode": mode,
+        }  # fmt: skip
+        for what, kind, run, per_call in bodies(agent, agent.run_phase):
+            out[f"{label}/{what}"] = Body(synchronised(run, device), per_call, {**about, "name": what, "kind": kind})
+    return out
+
+
+def first(widths) -> int | None:
+    return widths[0] if widths else None
+
+
+def variants(algos: str | None, T, batch, width) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(label, values of the algorithm) for every combination asked for, which the label names in brackets.
+
+    An algorithm without a setting (SAC has no T) comes once, with its own values.
+    """
+    for variant in parse_variants(algos or ",".join(registry.AGENTS)):
+        values = algo_values(variant.algo)
+        for key, value in variant.settings:
+            if key not in values:
+                raise UsageError(f"{variant.label}: {variant.algo} has no setting {key!r}{registry.nearest(key, values)}")
+            values[key] = value
+        wanted = {"T": ("T",), "batch": ("batch_size",), "width": ("actor_hidden", "critic_hidden")}
+        axes = {
+            name: given
+            for name, given in (("T", T), ("batch", batch), ("width", width))
+            if given and all(key in values for key in wanted[name])
+        }
+        for chosen in itertools.product(*axes.values()):
+            own, asked = dict(values), [f"{name}={value}" for name, value in zip(axes, chosen, strict=True)]
+            for name, value in zip(axes, chosen, strict=True):
+                for key in wanted[name]:
+                    own[key] = [value] * len(own[key]) if name == "width" else value
+            yield variant.label + (f"[{','.join(asked)}]" if asked else ""), own
+
+
+def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callable[[], object], int]]:
+    """(what, kind, function, work units per call) of one agent; run_phase(phase, batch, noise) runs its phases."""
+    generator, n = torch.Generator(agent.device).manual_seed(0), agent.data.batch_size
+    agent.updates = max(phase.start for phase in agent.phases)
+    batch = random_batch(SPEC, n, torch.Generator().manual_seed(0), agent.device)
+    obs = batch.obs[:1]
+
+    def noise(what: str, rows: int = n):
+        return sample(agent.draws(what, rows), generator, agent.device)
+
+    def update(sampled: bool) -> None:
+        for _ in range(period(agent)):
+            given = replay(agent.data, agent.device).sample(generator) if sampled else batch
+            agent.update(given, {phase.name: noise(phase.name) for phase in agent.due()}, run_phase)
+
+    yield "update", "update", lambda: update(sampled=False), period(agent)
+    yield "train", "train", lambda: update(sampled=True), period(agent)
+    for phase in agent.phases:
+        drawn = noise(phase.name)
+        yield phase.name, "phase", lambda phase=phase, drawn=drawn: run_phase(phase, batch, drawn), 1
+    yield "act", "act", lambda: agent.act(obs, noise("explore", 1), "explore"), 1
+    yield "sample", "sample", lambda: replay(agent.data, agent.device).sample(generator), 1
+
+
+@functools.lru_cache(maxsize=16)
+def replay(need: Replay, device: torch.device) -> ReplayBuffer:
+    """A buffer filled with random transitions, made when it is first sampled; algorithms with one data need share it."""
+    rows = max(STORED, need.batch_size)
+    buffer = ReplayBuffer(dataclasses.replace(need, capacity=rows), SPEC.obs_dim, SPEC.act_dim, 1, device)
+    batch = random_batch(SPEC, rows, torch.Generator().manual_seed(0))
+    no = torch.zeros(rows, 1, dtype=torch.bool)
+    parts = {"obs": batch.obs[:, None], "action": batch.action[:, None], "next_obs": batch.next_obs[:, None]}
+    buffer.put_rows(0, parts | {"reward": batch.reward[:, None], "terminated": no, "ended": no})
+    return buffer
+
+
+def synchronised(run: Callable[[], object], device: str) -> Callable[[], object]:
+    """A call that returns when the device has done the work."""
+    if device != "cuda":
+        return run
+
+    def waited() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return waited
+
+
+def work(body: Body) -> dict[str, float]:
+    """Operations, FLOPs of matrix products and bytes of the other operations in one unit of a body's work; {} where they
+    cannot be counted (not on a CPU)."""
+    if body.about["device"] != "cpu":
+        return {}
+    with OperationCounter() as counter:
+        body.run()
+    return {name: getattr(counter, name) / body.per_call for name in ("operations", "flops", "bytes")}
+
+
+def calibrate(device: str = "cpu") -> dict[str, Any]:
+    """What this machine does in this moment: GFLOP/s of an fp32 product of 256 x 256 x 256 in the precision that runs use,
+    GB/s of copying a matrix of 256 x 256 (reads and writes), microseconds of an operation on one number (the price of
+    dispatch); and the names of that precision and a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, PRODUCT, PRODUCT, generator=generator).to(device)
+    out, one = torch.empty_like(a), torch.zeros(1, device=device)
+    product = fastest(synchronised(lambda: torch.mm(a, b, out=out), device), 30)
+    copy = fastest(synchronised(lambda: [out.copy_(a) for _ in range(10)], device), 30) / 10
+    small = fastest(synchronised(lambda: [one.add_(1) for _ in range(100)], device), 30) / 100
+    named = {"device_name": torch.cuda.get_device_name()} if device == "cuda" else {}
+    rates = {"fp32_gflops": 2 * PRODUCT**3 / product / 1e9, "copy_gbs": 8 * PRODUCT**2 / copy / 1e9, "small_op_us": small * 1e6}
+    return rates | named | {"matmul_precision": torch.get_float32_matmul_precision()}
+
+
+def fastest(run: Callable[[], object], calls: int) -> float:
+    """Seconds of the fastest of several calls: a limit, so what disturbs it is left out."""
+    laps = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        run()
+        laps.append(time.perf_counter() - start)
+    return min(laps)

@@ -1,0 +1,106 @@
+"""The tables of `bench timing` and `bench compare`, for a terminal and as Markdown for a document."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+
+class Table(NamedTuple):
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def show(tables: list[Table], markdown: bool = False) -> None:
+    """Print them; rich in a terminal, full width in a log."""
+    if markdown:
+        print("\n\n".join(map(as_markdown, tables)))
+        return
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for table in tables:
+        out = RichTable(title=table.title, title_justify="left")
+        for number, column in enumerate(table.columns):
+            out.add_column(column, justify="left" if number == 0 else "right")
+        for cells in table.rows:
+            out.add_row(*cells)
+        console.print(out)
+
+
+def as_markdown(table: Table) -> str:
+    lines = [table.columns, [":--", *["--:"] * (len(table.columns) - 1)], *table.rows]
+    return f"{table.title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def ms(value: float) -> str:
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+def timing_tables(content: Row) -> list[Table]:
+    """The tables of a timing.json: the bodies, the peers if there are any, the dependence on T if several were timed."""
+    machine, results = content["machine"], content["results"]
+    title = (
+        f"{machine['cpu']}, {machine['device']}, one core: {machine['fp32_gflops']:.0f} GFLOP/s of 256^3 fp32 products, "
+        f"{machine['small_op_us']:.1f} us a small operation"
+    )
+    columns = ["algorithm", "what", "batch", "width", "T", "ms", "IQR %", "CPU ms", "GFLOP", "% of product rate"]
+    tables = [Table(title, columns, [
+        [
+            r["algo"], r["name"], *(str(r[key] or "") for key in ("batch", "width", "T")), ms(r["median_ms"]),
+            f"{100 * r['iqr_ms'] / r['median_ms']:.0f}", ms(r["cpu_ms"]), f"{r['flops'] / 1e9:.3f}" if r["flops"] else "",
+            f"{100 * r['share']:.0f}" if r["share"] else "",
+        ]
+        for r in results
+    ])]  # fmt: skip
+    if floors := floor_rows(machine, results):
+        tables.append(Table("Where the time of an update goes: what its work costs at the machine's own rates, in ms", [
+            "algorithm", "T", "GFLOP", "MB", "operations", "products", "bytes", "dispatch", "sum", "CPU ms", "CPU / sum",
+        ], floors))  # fmt: skip
+    if content["ratios"]:
+        columns = ["algorithm", "what", "peer", "ratio", "IQR", "CPU ratio"]
+        tables.append(Table("Time over the peer's, paired by round", columns, [
+            [r["algo"], r["name"], r["peer"], f"{r['ratio']:.2f}", f"{r['iqr']:.2f}",
+             f"{r['cpu_ratio']:.2f}" if r["cpu_ratio"] else ""]
+            for r in content["ratios"]
+        ]))  # fmt: skip
+    return tables + chain_tables(results)
+
+
+def floor_rows(machine: Row, results: list[Row]) -> list[list[str]]:
+    """Each update's products at the calibrated product rate, its other operations' bytes at the copy rate, and its
+    operations at the price of dispatch; on one core these add up."""
+    rows = []
+    for r in results:
+        if r["name"] == "update" and r["flops"] is not None:
+            products, moved = r["flops"] / machine["fp32_gflops"] / 1e6, r["bytes"] / machine["copy_gbs"] / 1e6
+            dispatch = r["operations"] * machine["small_op_us"] / 1e3
+            total = products + moved + dispatch
+            rows.append([
+                r["algo"], str(r["T"] or ""), f"{r['flops'] / 1e9:.3f}", f"{r['bytes'] / 1e6:.1f}", f"{r['operations']:.0f}",
+                *map(ms, (products, moved, dispatch, total, r["cpu_ms"])), f"{r['cpu_ms'] / total:.2f}",
+            ])  # fmt: skip
+    return rows
+
+
+def chain_tables(results: list[Row]) -> list[Table]:
+    """The actor's phase against T: time and FLOPs of each algorithm, and both as multiples of the first one's."""
+    actors = [r for r in results if r["name"] == "actor" and r["T"] and r["flops"] is not None]
+    first = actors[0] if actors else None
+    actors = [r for r in actors if (r["batch"], r["width"]) == (first["batch"], first["width"])]
+    steps = sorted({r["T"] for r in actors})
+    if len(steps) < 2:
+        return []
+    reference = {r["T"]: r for r in actors if r["algo"] == first["algo"]}
+    rows = []
+    for r in sorted(actors, key=lambda r: r["algo"] != first["algo"]):
+        if r["T"] in reference:
+            base = reference[r["T"]]
+            times, work = r["cpu_ms"] / base["cpu_ms"], r["flops"] / base["flops"]
+            rows.append([r["algo"], str(r["T"]), ms(r["cpu_ms"]), f"{r['flops'] / 1e9:.3f}", f"{times:.2f}", f"{work:.2f}"])
+    title = f"Actor update against the denoising steps T; ratios to {first['algo']} at the same T"
+    return [Table(title, ["algorithm", "T", "CPU ms", "GFLOP", "time ratio", "FLOP ratio"], rows)]

@@ -1,0 +1,52 @@
+"""The exact layer of the timing gate: what one period of updates of each registered algorithm does, counted.
+
+Run as a script (`make timing-baseline`) it renews counts.json and prints what changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import algos
+from bench.bodies import SPEC
+from bench.config import agent_config, algo_values
+from bench.cost import count_period
+
+PATH = Path(__file__).with_name("counts.json")
+TORCH = torch.__version__.partition("+")[0]  # the operations dispatched belong to one version, whatever its build
+
+
+def build(name: str, **settings: Any) -> algos.agent.Agent:
+    values = algo_values(name) | settings
+    return algos.agent_class(values["agent"])(SPEC, agent_config(values), torch.Generator().manual_seed(0))
+
+
+def counted(names=algos.AGENTS) -> dict[str, Any]:
+    """The content of counts.json, counted now. Independent of the machine."""
+    return {"torch": TORCH, "counts": {name: count_period(build(name), SPEC) for name in names}}
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """A line for each number that is not the same, by its dotted name."""
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{where}{key}.")
+        elif old != new:
+            yield f"{where}{key}: {old} -> {new}"
+
+
+def main() -> None:
+    before = json.loads(PATH.read_text()) if PATH.exists() else {}
+    after = counted()
+    PATH.write_text(json.dumps(after, indent=1) + "\n")
+    print("\n".join(differences(before, after)) or "nothing changed")
+
+
+if __name__ == "__main__":
+    main()
