@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python tests/timing/overhead.py [--env dmc/cheetah-run] [--algo sac]
 
 Nothing is trained: a full replay is put into a real run, and what the loop does once an interval is timed as it stands
-there, beside an update and a decision. The share is that of the default intervals: `checkpoint_every` frames, and
-`log_every` of a run of a million. A quotient of times measured in turn, it holds on a loaded machine too.
+there, beside an update and a decision. The share is that of the default intervals: 25,000 frames between checkpoints,
+and 64 lines in a run (here of two million frames). A quotient of times measured in turn, it holds on a loaded machine too.
 """
 
 from __future__ import annotations
