@@ -119,7 +119,10 @@ class Wandb(Mirror):
         self.run.log(numbers | {"env_step": step}, step=step)
 
     def close(self) -> None:
+        import wandb
+
         self.run.finish()
+        wandb.teardown()  # waits for its service, which writes an offline run's last records
 
 
 def mirror(logger: str, path: Path, config: dict[str, Any]) -> Mirror | None:

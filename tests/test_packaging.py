@@ -33,8 +33,8 @@ def test_torch_is_locked_to_one_version_everywhere():
 
 
 def test_every_requirement_is_locked_within_its_bounds():
-    extras = [requirement for extra in PROJECT["optional-dependencies"].values() for requirement in extra]
-    wanted = REQUIREMENTS | {r.name.lower(): r.specifier for r in map(Requirement, extras)}
+    extras = [r for extra in PROJECT["optional-dependencies"].values() for r in map(Requirement, extra)]
+    wanted = REQUIREMENTS | {r.name.lower(): r.specifier for r in extras}
     for name, specifier in wanted.items():
         assert name in LOCKED, f"constraints.txt does not lock {name}"
         assert Version(LOCKED[name]) in specifier, f"constraints.txt locks {name} {LOCKED[name]}, pyproject wants {specifier}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from ctypes.util import find_library
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from bench.play import play
 
 CARTPOLE = ("env.action_repeat=40", "steps=1200", "warmup=800", "eval_every=1200", "log_every=600", "eval.episodes=1")
 DECISIONS = 25
+renders = pytest.mark.skipif(
+    not (find_library("EGL") or find_library("OSMesa")), reason="no OpenGL without a display: install libegl1 or libosmesa6"
+)
 
 
 @pytest.fixture
@@ -21,6 +25,7 @@ def trained(small, train, tmp_path):
     return tmp_path / "run"
 
 
+@renders
 def test_a_film_of_a_control_task_has_a_frame_for_each_decision(trained, command, tmp_path):
     """Rendered by EGL or OSMesa; the same seed plays the same episode."""
     from PIL import Image
@@ -76,6 +81,7 @@ def test_a_machine_that_cannot_render_is_told_what_to_install(trained, tmp_path,
     assert not list(tmp_path.glob("*.gif"))
 
 
+@renders
 @pytest.mark.slow
 def test_an_mp4_has_the_frames_and_size_of_the_episodes(trained, tmp_path):
     import imageio_ffmpeg

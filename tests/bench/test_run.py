@@ -221,6 +221,13 @@ def test_a_torn_last_line_is_cut_off(small, train, results, tmp_path):
     assert results(tmp_path / "undisturbed") == results(tmp_path / "torn")
 
 
+def test_a_transition_is_written_once(small, train, tmp_path):
+    """A checkpoint's cost does not grow with the replay: its piece begins where the one before ended."""
+    train(small("sac", "keep_replay=true"), tmp_path, kill_at=[100])
+    pieces = [load_tensors(path) for path in sorted((tmp_path / "replay").glob("*.pt"))]
+    assert [(piece["first"], len(piece["reward"])) for piece in pieces] == [(0, 59), (59, 59), (118, 42)]
+
+
 def test_stopping_writes_a_checkpoint_there(small, train, results, tmp_path):
     config = small("td3", "checkpoint_every=100000")
     train(config, tmp_path / "undisturbed")
