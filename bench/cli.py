@@ -132,7 +132,7 @@ def sweep_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--storage", help="postgresql://user@host/db, or any address of Optuna (default: a file in the sweep)")
     sub.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
     sub.epilog = (
-        "--seeds is the number of tuning seeds; --jobs counts trials, whose runs go side by side. "
+        "Here --seeds is the number of tuning seeds, and --jobs counts trials, whose runs go side by side. "
         "The same command elsewhere (same --root and --name, or same --storage) works on the same sweep."
     )
 

@@ -12,7 +12,7 @@ from reports.html import Bullets, Cell, Details, Section, Table, Text
 from reports.load import Collection, Run
 from reports.sections import grouped, label_cell
 from reports.summary import Row, condition_names
-from reports.words import NOTHING, large, plural
+from reports.words import NOTHING, large, number, plural
 
 
 def health(collection: Collection, rows: list[Row], look: dict[str, Look]) -> Section:
@@ -146,14 +146,15 @@ def _value(value: Any) -> str:
 
 def _tuning(collection: Collection, look: dict[str, Look]) -> Table | Text:
     """How much search is behind each algorithm's settings, from the run configurations."""
-    found = {run.label: tuned for run in collection.runs if (tuned := (run.config.get("algo") or {}).get("tuned"))}
+    algos = {run.label: run.config.get("algo") or {} for run in collection.runs}
+    found = {label: algo["tuned"] for label, algo in algos.items() if isinstance(algo.get("tuned"), dict)}
     if not found:
         return Text("No configuration in this report came from a sweep.")
     rows = [
         [
-            label_cell(label, look), f"tuned with {plural(tuned['trials'], 'trial')}", large(tuned["env_steps"]),
-            f"{tuned['hours']:.3g}",
-            ", ".join(tuned["envs"]), f"{tuned['seeds'][0]} to {tuned['seeds'][-1]}", str(tuned["sweep"]),
+            label_cell(label, look), f"tuned with {tuned.get('trials', '?')} trials", large(tuned.get("env_steps")),
+            number(tuned.get("hours")), *(", ".join(map(str, tuned.get(key) or [NOTHING])) for key in ("envs", "seeds")),
+            str(tuned.get("sweep", NOTHING)),
         ]
         for label, tuned in found.items()
     ]  # fmt: skip
