@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,65 +16,81 @@ from torch import Tensor, nn
 LOG_STD_RANGE = (-20.0, 2.0)
 
 
-# An activation here is a pair: forward(pre) -> (value, what the backward pass needs besides it), which may overwrite pre;
-# backward(grad, value, kept) -> gradient in pre, which may overwrite grad.
+class Activation(NamedTuple):
+    """forward(pre, keep) -> (value, what the backward pass needs besides it); it may overwrite pre, and where `keep` is
+    false nothing is kept. backward(grad, value, kept) -> gradient in sign * pre; it may overwrite grad.
+
+    sign: the activation is handed sign times its argument, which costs nothing in the product that makes it.
+    """
+
+    forward: Callable
+    backward: Callable
+    sign: int = 1
 
 
-def relu_forward(pre: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def relu_forward(pre: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
     return pre.relu_(), ()
 
 
 def relu_backward(grad: Tensor, value: Tensor, kept) -> Tensor:
-    return torch.ops.aten.threshold_backward(grad, value, 0)
+    return torch.ops.aten.threshold_backward.grad_input(grad, value, 0, grad_input=grad)
 
 
-def tanh_forward(pre: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def tanh_forward(pre: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
     return pre.tanh_(), ()
 
 
 def tanh_backward(grad: Tensor, value: Tensor, kept) -> Tensor:
-    return torch.ops.aten.tanh_backward(grad, value)
+    return torch.ops.aten.tanh_backward.grad_input(grad, value, grad_input=grad)
 
 
-def mish_forward(pre: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """mish(x) = x tanh(softplus(x)) (Misra 2020), as x (2/q - 1) with q = 1 + s^2 and s = sigmoid(-x).
+def mish_forward(minus: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """mish(x) = x tanh(softplus(x)) (Misra 2020), as x (2/q - 1) with q = 1 + s^2 and s = sigmoid(-x), from -x.
 
     Exact and stable for every x, and several times cheaper on CPU than the library's kernel, which takes an exponential,
     a logarithm and a hyperbolic tangent of every entry.
     """
-    minus = -pre
     s = torch.sigmoid(minus)
-    q = (s * s).add_(1)
-    return minus.addcdiv_(pre, q, value=2), (pre, s, q)
+    q = torch.addcmul(s.new_ones(()), s, s, out=None if keep else s)
+    value = torch.addcdiv(minus, minus, q, value=-2, out=None if keep else minus)
+    return value, (minus, s, q)
 
 
 def mish_backward(grad: Tensor, value: Tensor, kept) -> Tensor:
-    """d/dx x g = g + x (1 - g^2) sigmoid(x), where g = 2/q - 1, 1 - g^2 = 4 (s/q)^2 and sigmoid(x) = 1 - s."""
-    x, s, q = kept
-    r = q.reciprocal()
-    bend = (s * r).square_().mul_(x)
-    bend.addcmul_(bend, s, value=-1)
-    return r.add_(bend, alpha=2).mul_(grad).mul_(2).sub_(grad)
+    """mish'(x) = g + x (1 - g^2) sigmoid(x) with g = 2/q - 1; with r = s/q and sigmoid(x) = 1 - s it is 1 - 2w, where
+    w = r (s - 2 x r (1 - s))."""
+    minus, s, q = kept
+    r = s / q
+    w = minus * r
+    w.addcmul_(w, s, value=-1)
+    w = torch.add(s, w, alpha=2, out=w).mul_(r)
+    return grad.addcmul_(grad, w, value=-2)
 
 
 ACTIVATIONS = {
-    "relu": (relu_forward, relu_backward),
-    "mish": (mish_forward, mish_backward),
-    "tanh": (tanh_forward, tanh_backward),
+    "relu": Activation(relu_forward, relu_backward),
+    "mish": Activation(mish_forward, mish_backward, sign=-1),
+    "tanh": Activation(tanh_forward, tanh_backward),
 }
 
 
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x @ weight + bias for x [B, in] or [E, B, in], weight [(E,) in, out], bias [(E,) 1 or B, out]."""
-    if weight.dim() == 2:
-        return torch.addmm(bias, x, weight)
-    return torch.baddbmm(bias, x if x.dim() == 3 else x.expand(weight.shape[0], -1, -1), weight)
+def affine(x: Tensor, weight: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
+    """sign (x @ weight + bias) for x [B, in] or [E, B, in], weight [(E,) in, out], bias [(E,) 1 or B, out]."""
+    product = torch.addmm if weight.dim() == 2 else torch.baddbmm
+    x = members(x, weight)
+    if weight.shape[-1] == 1:  # a product with one column is several times slower than its transpose, with one row
+        return product(bias.mT, weight.mT, x.mT, beta=sign, alpha=sign).mT
+    return product(bias, x, weight, beta=sign, alpha=sign)
+
+
+def members(x: Tensor, like: Tensor) -> Tensor:
+    """x [B, in], shared by the ensemble, as [E, B, in]."""
+    return x if x.dim() == like.dim() else x.expand(like.shape[0], -1, -1)
 
 
 def weight_grad(x: Tensor, grad: Tensor) -> Tensor:
     """Gradient [(E,) in, out] of a weight, laid out in memory like the weight (see `init_layer`)."""
-    if x.dim() < grad.dim():
-        x = x.expand(grad.shape[0], -1, -1)
+    x = members(x, grad)
     return x.mT @ grad if x.shape[-1] <= grad.shape[-1] else (grad.mT @ x).mT
 
 
@@ -98,13 +116,8 @@ class Layers(torch.autograd.Function):
     def forward(ctx, activation: str, inputs: int, *tensors: Tensor) -> Tensor:
         """tensors: x_1..x_inputs, then all weights (the first layer has one for each input), then one bias per layer."""
         xs, weights, biases = unpack(tensors, inputs)
-        act = ACTIVATIONS[activation][0]
         saved: list[Tensor] = []
-        value = first_layer(xs, weights, biases)
-        for weight, bias in zip(weights[inputs:], biases[1:], strict=True):
-            value, kept = act(value)
-            saved += [value, *kept]
-            value = affine(value, weight, bias)
+        value = forward_layers(ACTIVATIONS[activation], xs, weights, biases, saved)
         ctx.activation, ctx.inputs = activation, inputs
         ctx.save_for_backward(*tensors, *saved)
         ctx.own = len(tensors)
@@ -121,7 +134,7 @@ class Layers(torch.autograd.Function):
         grads_w: list[Tensor | None] = [None] * len(weights)
         grads_b: list[Tensor | None] = [None] * layers
         step = len(saved) // max(layers - 1, 1)
-        act = ACTIVATIONS[ctx.activation][1]
+        act = ACTIVATIONS[ctx.activation].backward
         for layer in range(layers - 1, 0, -1):
             value, *kept = saved[(layer - 1) * step : layer * step]
             at = n + layer - 1
@@ -149,10 +162,24 @@ def unpack(tensors: tuple[Tensor, ...], inputs: int) -> tuple[tuple[Tensor, ...]
     return tensors[:inputs], tensors[inputs:first_bias], tensors[first_bias:]
 
 
-def first_layer(xs, weights, biases) -> Tensor:
-    value = biases[0]
-    for x, weight in zip(xs, weights, strict=False):
-        value = affine(x, weight, value)
+def first_layer(xs, weights, biases, sign: int) -> Tensor:
+    """sign (sum_i x_i @ weight_i + bias); the sum is taken in place."""
+    value = affine(xs[0], weights[0], biases[0], sign)
+    for x, weight in zip(xs[1:], weights[1:], strict=False):
+        add = value.addmm_ if weight.dim() == 2 else value.baddbmm_
+        add(members(x, weight), weight, alpha=sign)
+    return value
+
+
+def forward_layers(act: Activation, xs, weights, biases, saved: list[Tensor] | None) -> Tensor:
+    """The perceptron's output; `saved` takes each hidden layer's value and what the activation keeps, unless it is None."""
+    last = len(biases) - 1
+    value = first_layer(xs, weights, biases, act.sign)
+    for layer, (weight, bias) in enumerate(zip(weights[len(xs) :], biases[1:], strict=True), start=1):
+        value, kept = act.forward(value, saved is not None)
+        if saved is not None:
+            saved += [value, *kept]
+        value = affine(value, weight, bias, 1 if layer == last else act.sign)
     return value
 
 
@@ -163,10 +190,7 @@ def run_layers(activation: str, xs, weights, biases) -> Tensor:
     """
     if torch.is_grad_enabled():
         return Layers.apply(activation, len(xs), *xs, *weights, *biases)
-    value, act = first_layer(xs, weights, biases), ACTIVATIONS[activation][0]
-    for weight, bias in zip(weights[len(xs) :], biases[1:], strict=True):
-        value = affine(act(value)[0], weight, bias)
-    return value
+    return forward_layers(ACTIVATIONS[activation], xs, weights, biases, None)
 
 
 def init_layer(shape: tuple[int, ...], rule: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -212,7 +236,15 @@ class MLP(nn.Module):
         self.activation = activation
 
     def forward(self, *xs: Tensor) -> Tensor:
-        return self.layers(xs, list(self.weights), list(self.biases))
+        return self.layers(xs, *self.tensors())
+
+    def tensors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights and biases as plain lists: iterating over a ParameterList costs a look-up by name for every entry."""
+        return list(self.weights._parameters.values()), list(self.biases._parameters.values())
+
+    def detached(self) -> tuple[list[Tensor], list[Tensor]]:
+        weights, biases = self.tensors()
+        return [w.detach() for w in weights], [b.detach() for b in biases]
 
     def layers(self, xs, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
         return run_layers(self.activation, xs, weights, biases)
@@ -229,15 +261,14 @@ class TwinCritic(MLP):
 
     def frozen(self, obs: Tensor, action: Tensor) -> Tensor:
         """The same values, through which a gradient reaches the action alone: what an actor's loss needs."""
-        weights, biases = [w.detach() for w in self.weights], [b.detach() for b in self.biases]
-        return self.layers((obs, action), weights, biases).squeeze(-1)
+        return self.layers((obs, action), *self.detached()).squeeze(-1)
 
     def one(self, member: Tensor | int, obs: Tensor, action: Tensor) -> Tensor:
         """The value [B] of one of the two, frozen, at the cost of one. `member` may be a device tensor [1]: no sync."""
         if isinstance(member, int):
-            weights, biases = ([p.detach()[member] for p in group] for group in (self.weights, self.biases))
+            weights, biases = ([p[member] for p in group] for group in self.detached())
         else:
-            weights, biases = ([p.detach().index_select(0, member)[0] for p in g] for g in (self.weights, self.biases))
+            weights, biases = ([p.index_select(0, member)[0] for p in group] for group in self.detached())
         return self.layers((obs, action), weights, biases).squeeze(-1)
 
     def action_gradient(self, obs: Tensor, action: Tensor, reduce: str) -> Tensor:
@@ -307,7 +338,7 @@ class NoisePredictor(nn.Module):
 
     def predict(self, x: Tensor, shared: Tensor) -> Tensor:
         """eps [B, A] for x [B, A] and the first layer's shared part [B, H] (state plus time)."""
-        weights, biases = list(self.body.weights), list(self.body.biases)
+        weights, biases = self.body.tensors()
         return self.body.layers((x,), [weights[0], *weights[3:]], [shared, *biases[1:]])
 
     def forward(self, obs: Tensor, x: Tensor, t: Tensor) -> Tensor:
