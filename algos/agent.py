@@ -37,6 +37,7 @@ class EnvSpec(Protocol):
     action_high: tuple[float, ...] | None
     horizon: int
     discount: float | None
+    dynamics: Any  # what is known of an environment that generates by a reversed diffusion (envs.spec.Dynamics), or None
 
 
 class Batch(NamedTuple):
