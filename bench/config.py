@@ -35,7 +35,7 @@ class UsageError(ValueError):
 class EvalConfig:
     """The evaluation rule, one for every algorithm."""
 
-    episodes: int = 10  # per evaluation
+    episodes: int = 10  # per evaluation; a preset's number is raised to what the environment's score needs, a user's is not
     action: str = "own"  # own: the method's evaluation action | sample: a stochastic sample for every method
     candidates: int = 1  # best of N draws by the smaller target critic; 1: off
 
@@ -260,12 +260,15 @@ def run_config(
     for pattern, env_settings in grid.env_settings.items():
         if fnmatch.fnmatchcase(env_id, pattern):
             values["env"] |= env_settings
+    values["eval"]["episodes"] = max(values["eval"]["episodes"], envs.least_episodes(env_id))
     for override in overrides:
         set_key(values, override.key, override.value)
     for key, value in settings.items():
         if not set_key(values["algo"], key, value):
             raise UsageError(f"{label}: {algo} has no setting {key!r}{nearest(key, values['algo'])}")
     values["seed"] = seed
+    if values["env"].get("bounded", False) is None:  # a family that has either kind of action gives what the agent needs
+        values["env"]["bounded"] = algos.agent_class(values["algo"]["agent"]).bounded_actions
     config = typed(RunConfig, values | {"label": label})
     agent = agent_config(config.algo)
     algo_plain = {"name": algo, "agent": config.algo["agent"]} | plain(dataclasses.asdict(agent))

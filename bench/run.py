@@ -248,8 +248,9 @@ class Run:
         result = self.evaluator.play(self.agent, self.evaluations)
         self.probes.draw(self.agent, self.evaluations, self.env_step)
         self.evaluations += 1
-        if not all(map(math.isfinite, result["returns"])):
-            raise NonFinite("evaluation return", self.agent.updates)
+        for name, values in ({"return": result["returns"]} | result.get("scores", {})).items():
+            if not all(map(math.isfinite, values)):
+                raise NonFinite(f"evaluation {name}", self.agent.updates)
         self.last_return = float(np.mean(result["returns"]))
         self.dir.append("evals.jsonl", {"env_step": self.env_step, "update": self.agent.updates} | result)
         if self.probes.steps:

@@ -17,7 +17,7 @@ from envs.spec import Dynamics, EnvSpec, Score
 if TYPE_CHECKING:
     from envs.vector import VectorEnv
 
-__all__ = ["FAMILIES", "Dynamics", "EnvSpec", "Score", "check", "config_class", "make", "names"]
+__all__ = ["FAMILIES", "Dynamics", "EnvSpec", "Score", "check", "config_class", "least_episodes", "make", "names"]
 
 FAMILIES = {
     "dmc": "envs.dmc",
@@ -62,6 +62,12 @@ def names(family: str | None = None) -> list[str]:
     """All listed ids, of one family or of all. The gym family also accepts ids that it does not list."""
     families = FAMILIES if family is None else [family]
     return [f"{family}/{name}" for family in families for name in _module(family).names()]
+
+
+def least_episodes(id: str) -> int:
+    """Episodes that an evaluation must have, at least: a family of which a law is judged, not single episodes, says so."""
+    family, _, name = id.partition("/")
+    return getattr(_module(family), "least_episodes", lambda name: 1)(name)
 
 
 def config_class(family: str) -> type:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
+import tarfile
+from pathlib import Path
 
 import numpy as np
 
@@ -63,3 +66,72 @@ def synthetic(name: str) -> tuple[Mixture, np.ndarray]:
     """(the law, its data set [POOL, d]) of gmm1d or swissroll2d."""
     law = {"gmm1d": gmm1d, "swissroll2d": swissroll2d}[name]()
     return law, law.sample(POOL, np.random.default_rng(0))
+
+
+@functools.lru_cache(maxsize=2)
+def images(name: str, path: str | None) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """(pixels in [-1, 1] [n, C H W], (C, H, W)) of `digits`, of `cifar10` (its archive at `path`) or of the `images` in the
+    folder `path`.
+
+    Raises ValueError, in one line, for what is absent or is not what it should be. Nothing is downloaded.
+    """
+    if name == "digits":
+        return digits()
+    if path is None:
+        wanted = f"the archive of {CIFAR10_URL}" if name == "cifar10" else "a folder of PNG or JPEG images"
+        raise ValueError(f"generation/{name} needs path=..., {wanted}")
+    return cifar10(Path(path)) if name == "cifar10" else folder(Path(path))
+
+
+def digits() -> tuple[np.ndarray, tuple[int, int, int]]:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError("generation/digits needs scikit-learn: pip install 'diffusion-policy-bench[generation]'") from error
+    return load_digits().data / 8.0 - 1.0, (1, 8, 8)
+
+
+def cifar10(archive: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """The 50,000 training images of CIFAR-10 from its published binary archive, as float32."""
+    if not archive.is_file():
+        raise ValueError(f"there is no file {archive}; get {CIFAR10_URL} (md5 {CIFAR10_MD5}) and give its place as path=...")
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found != CIFAR10_MD5:
+        raise ValueError(f"{archive} has the md5 checksum {found}, not {CIFAR10_MD5} of {CIFAR10_URL}")
+    return read_cifar10(archive)
+
+
+def read_cifar10(archive: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """The training batches of a CIFAR-10 binary archive: records of a label and 3,072 bytes, channels first."""
+    size = math.prod(CIFAR10_SHAPE)
+    with tarfile.open(archive) as tar:
+        names = sorted(name for name in tar.getnames() if Path(name).name.startswith("data_batch_"))
+        records = [np.frombuffer(tar.extractfile(name).read(), np.uint8).reshape(-1, 1 + size)[:, 1:] for name in names]
+    return np.concatenate(records).astype(np.float32) / 127.5 - 1, CIFAR10_SHAPE
+
+
+def folder(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """The PNG and JPEG images directly in a folder, all of one size; grey where all of them are."""
+    from PIL import Image
+
+    files = sorted(file for file in path.glob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    if not files:
+        raise ValueError(f"there is no PNG or JPEG image in {path}")
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(file) as opened:
+                opened.load()
+                pictures.append(opened.convert("L" if opened.mode in ("1", "L") else "RGB"))
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read as an image ({error})") from error
+    for file, picture in zip(files, pictures, strict=True):
+        if picture.size != pictures[0].size:
+            sizes = [f"{item.width} x {item.height} ({name.name})" for name, item in ((files[0], pictures[0]), (file, picture))]
+            raise ValueError(f"the images in {path} must have one size, found {' and '.join(sizes)}")
+    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
+    pixels = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
+    pixels = pixels[..., None].transpose(0, 3, 1, 2) if mode == "L" else pixels.transpose(0, 3, 1, 2)
+    return pixels.reshape(len(pixels), -1) / 127.5 - 1, pixels.shape[1:]

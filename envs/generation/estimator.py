@@ -43,6 +43,14 @@ class RatioEstimator:
             mean *= np.exp(np.minimum(log_sum - math.log(self.m * self.eps), 0.0))
         return (alpha * mean - y) / sigma2
 
+    def noise(self, points: np.ndarray) -> float:
+        """Variance of an estimate at the last step, in units of that of the score of one kernel, d / sigma^2."""
+        generator, n, t = np.random.default_rng(0), 256, self.dynamics.dt
+        x = points[generator.integers(len(points), size=n)]
+        y = self.dynamics.alpha(t) * x + math.sqrt(self.dynamics.sigma2(t)) * generator.standard_normal(x.shape)
+        first, second = (self(np.full(n, t), y, generator.integers(self.places, size=n)) for _ in range(2))
+        return float(np.square(first - second).mean() / 2 * self.dynamics.sigma2(t))
+
 
 def _broken(points: np.ndarray) -> str:
     return f"{np.size(points) - int(np.isfinite(points).sum())} numbers not finite"
