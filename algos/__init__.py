@@ -13,6 +13,7 @@ AGENTS = {
     "pg": "algos.pg:DiffusionPG",
     "sac": "algos.sac:SAC",
     "td3": "algos.td3:TD3",
+    "ctq": "algos.ctq:ContinuousQ",
 }
 
 

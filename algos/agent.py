@@ -3,7 +3,7 @@
 An agent is one file of this package (or any class elsewhere) that derives from `Agent`, once:
 
 * ``Config``   a frozen dataclass; every field has a default, a meaning and a source.
-* ``data``     what it trains on: `Replay` (or `Rollout`), read by the run loop.
+* ``data``     what it trains on, `Replay` or `Rollout`, read by the run loop.
 * ``phases``   the parts of an update, in order; ``phase(batch, noise)`` is a method with the phase's name.
 * ``draws``    the random numbers that a phase, or an acting mode, needs.
 * ``act``      actions for a batch of observations.
@@ -37,6 +37,7 @@ class EnvSpec(Protocol):
     action_high: tuple[float, ...] | None
     horizon: int
     discount: float | None
+    dynamics: Any  # what is known of an environment that generates by a reversed diffusion (envs.spec.Dynamics), or None
 
 
 class Batch(NamedTuple):
@@ -52,16 +53,36 @@ class Batch(NamedTuple):
     next_obs: Tensor
 
 
+class Trajectories(NamedTuple):
+    """L decisions of N copies, in order, all of one policy: what a `Rollout` agent is updated on.
+
+    obs, next_obs [L, N, S], action [L, N, A], reward [L, N]. discount [L, N]: gamma, 0 after a termination. ended [L, N]
+    (bool): the episode ended there, for whichever reason, and obs of the row below begins another; next_obs is always the
+    observation that the decision led to. kept: by name, what `Agent.explore` returned and the entries of the
+    environment's infos that `Rollout.infos` names, [L, N, ...].
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_obs: Tensor
+    ended: Tensor
+    kept: dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Phase:
-    """A part of an update, due at update numbers start, start + every, start + 2 every, ... (the first update is 0)."""
+    """A part of an update, due at update numbers start, start + every, start + 2 every, ... below stop (the first is 0)."""
 
     name: str
     every: int = 1
     start: int = 0
+    stop: int | None = None  # null: to the end
 
     def due(self, update: int) -> bool:
-        return update >= self.start and (update - self.start) % self.every == 0
+        running = self.start <= update and (self.stop is None or update < self.stop)
+        return running and (update - self.start) % self.every == 0
 
 
 @dataclass(frozen=True)
@@ -72,6 +93,28 @@ class Replay:
     capacity: int
     n_step: int
     gamma: float
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Data need of an on-policy agent: `length` decisions of `envs` copies with one policy, then `epochs` updates, each on
+    all of them (`Trajectories`); then the next rollout, from where the episodes stand. Nothing is trained before the first
+    rollout is whole, there are no uniformly random decisions, and what is left of a rollout at the end is not used.
+
+    An agent that steps on minibatches splits them inside its phase. The bench makes as many copies of the training
+    environment as the agent's setting `envs` says, which stands in its Config under that name.
+    """
+
+    length: int
+    envs: int
+    epochs: int
+    gamma: float
+    infos: tuple[str, ...] = ()  # entries of the environment's infos to keep, arrays [N, ...] of every step
+
+    @property
+    def batch_size(self) -> int:
+        """Decisions in one update: the n of `Agent.draws`."""
+        return self.length * self.envs
 
 
 @dataclass(frozen=True)
@@ -218,9 +261,10 @@ class Agent:
     """
 
     Config: type
-    data: Replay
+    data: Replay | Rollout
     phases: tuple[Phase, ...] = ()
     bounded_actions = True  # acts in [-1, 1]^A
+    home = "toy/multigoal"  # an environment that it can be tried on; the conformance tests run it there
 
     def __init__(self, spec: EnvSpec, config: Any, generator: torch.Generator, device: torch.device | str = "cpu"):
         if self.bounded_actions and spec.action_low is None:
@@ -235,7 +279,7 @@ class Agent:
 
     # -- to be given by the algorithm --------------------------------------------------------------------------------
     def draws(self, phase: str, n: int) -> dict[str, Draw]:
-        """The random numbers of a phase for a batch of n, or of a mode of `act` for n observations."""
+        """The random numbers of a phase for a batch of n decisions, or of a mode of `act` for n observations."""
         raise NotImplementedError
 
     def act(self, obs: Tensor, noise: Mapping[str, Tensor], mode: str) -> Tensor:
@@ -247,14 +291,18 @@ class Agent:
         raise NotImplementedError
 
     # -- the same for all --------------------------------------------------------------------------------------------
+    def explore(self, obs: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """`act` in the mode explore, and what a rollout keeps of it besides, such as log-densities: {name: [N, ...]}."""
+        return self.act(obs, noise, "explore"), {}
+
     def due(self) -> list[Phase]:
         return [phase for phase in self.phases if phase.due(self.updates)]
 
     def update(
         self,
-        batch: Batch,
+        batch: Batch | Trajectories,
         noise: Mapping[str, Mapping[str, Tensor]],
-        run: Callable[[Phase, Batch, Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+        run: Callable[[Phase, Any, Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
     ) -> dict[str, Tensor]:
         """Run the phases that are due, in order, and count the update.
 
@@ -268,7 +316,7 @@ class Agent:
         self.updates += 1
         return info
 
-    def run_phase(self, phase: Phase, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def run_phase(self, phase: Phase, batch: Batch | Trajectories, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return getattr(self, phase.name)(batch, noise)
 
     def networks(self) -> dict[str, nn.Module]:

@@ -36,7 +36,7 @@ class UsageError(ValueError):
 class EvalConfig:
     """The evaluation rule, one for every algorithm."""
 
-    episodes: int = 10  # per evaluation
+    episodes: int = 10  # per evaluation; a preset's number is raised to what the environment's score needs, a user's is not
     action: str = "own"  # own: the method's evaluation action | sample: a stochastic sample for every method
     candidates: int = 1  # best of N draws by the smaller target critic; 1: off
 
@@ -65,7 +65,7 @@ class RunConfig:
     env: dict  # id, and every field of the family's Config
     seed: int = 0
     steps: int = 40_000  # frames of training; raising it continues a finished run
-    warmup: int | None = None  # frames of uniformly random actions before the first update; null: min(5000, steps/10)
+    warmup: int | None = None  # frames of uniform actions before the first update; null: min(5000, steps/10); rollouts: none
     eval_every: int | None = None  # frames between evaluations; null: steps/16
     log_every: int | None = None  # frames between lines of metrics.jsonl; null: steps/64
     checkpoint_every: int = 25_000  # frames between checkpoints
@@ -263,27 +263,34 @@ def run_config(
     for pattern, env_settings in grid.env_settings.items():
         if fnmatch.fnmatchcase(env_id, pattern):
             values["env"] |= env_settings
+    values["eval"]["episodes"] = max(values["eval"]["episodes"], envs.least_episodes(env_id))
     for override in overrides:
         set_key(values, override.key, override.value)
     for key, value in settings.items():
         if not set_key(values["algo"], key, value):
             raise UsageError(f"{label}: {algo} has no setting {key!r}{nearest(key, values['algo'])}")
     values["seed"] = seed
+    if values["env"].get("bounded", False) is None:  # a family that has either kind of action gives what the agent needs
+        values["env"]["bounded"] = algos.agent_class(values["algo"]["agent"]).bounded_actions
     config = typed(RunConfig, values | {"label": label})
     agent = agent_config(config.algo)
     algo_plain = {"name": algo, "agent": config.algo["agent"]} | plain(dataclasses.asdict(agent))
     if "tuned" in config.algo and agent == agent_config(algo_values(algo, preset, family)):  # with other settings it is not
         algo_plain["tuned"] = config.algo["tuned"]
-    config = dataclasses.replace(config, algo=algo_plain, env=env_config(config.env))
+    config = dataclasses.replace(config, algo=algo_plain, env=env_config(config.env, agent))
     check_feasible(config.resolved(), agent)
     return config
 
 
-def env_config(values: dict[str, Any]) -> dict[str, Any]:
-    """The environment's settings, typed by the family's Config, with id and num_envs."""
+def env_config(values: dict[str, Any], agent: Any) -> dict[str, Any]:
+    """The environment's settings, typed by the family's Config, with id and num_envs. Where num_envs is null it is 1, or
+    the copies that the agent's rollouts have (`envs` of its Config)."""
     own = {k: v for k, v in values.items() if k not in ("id", "num_envs")}
     checked = typed(envs.config_class(values["id"].partition("/")[0]), own, "env.")
-    num_envs = convert(int, values["num_envs"], "env.num_envs")
+    wanted, given = getattr(agent, "envs", 1), values["num_envs"]
+    num_envs = convert(int, wanted if given is None else given, "env.num_envs")
+    if hasattr(agent, "envs") and num_envs != wanted:
+        raise UsageError(f"env.num_envs={num_envs}: this agent's rollouts have {wanted} copies; set algo.envs instead")
     check(num_envs >= 1, "env.num_envs", num_envs, "1 or more")
     return {"id": values["id"], "num_envs": num_envs} | plain(dataclasses.asdict(checked))
 
@@ -291,6 +298,8 @@ def env_config(values: dict[str, Any]) -> dict[str, Any]:
 def check_feasible(config: RunConfig, agent: Any) -> None:
     """Refuse a run in which no update would happen, or whose first batch would be larger than what was collected."""
     per = config.frames_per_decision
+    if hasattr(agent, "envs"):
+        return  # rollouts have no warm-up; how long one is depends on the environment, and the run itself checks it
     warm, copies = -(-config.warmup // per) * config.env["num_envs"], config.env["num_envs"]
     decisions = -(-config.steps // per) * copies
     batch = getattr(agent, "batch_size", 1)

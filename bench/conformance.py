@@ -11,6 +11,7 @@ milliseconds.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import os
@@ -23,13 +24,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import algos
-from algos.agent import MODES, Agent, Batch, Replay, sample
+import envs
+from algos.agent import MODES, Agent, Batch, Replay, Rollout, Trajectories, sample
 from bench import grid, run
 from bench.config import agent_config, algo_values, available
-from bench.cost import period, random_batch
+from bench.cost import period, random_data
 from envs import EnvSpec, Score
 
-SMALL = {"actor_hidden": [16, 16], "critic_hidden": [16, 16], "time_hidden": [8, 8], "time_features": 8, "batch_size": 8}
+SMALL = {
+    "actor_hidden": [16, 16], "critic_hidden": [16, 16], "time_hidden": [8, 8], "time_features": 8, "batch_size": 8, "envs": 4,
+}  # fmt: skip
 SPEC = EnvSpec(
     id="conformance/plane", obs_dim=3, act_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), horizon=10, action_repeat=1,
     discount=None, score=Score("return", "max", 0.0, 1.0, "none"),
@@ -57,9 +61,15 @@ def small_values(name: str) -> dict[str, Any]:
     return values | {key: value for key, value in SMALL.items() if key in values}
 
 
-def build(name: str, seed: int = 0, spec: EnvSpec = SPEC) -> Agent:
-    """An agent at the first update at which each of its phases may be due."""
-    values = small_values(name)
+def spec_for(name: str) -> EnvSpec:
+    """The environment under which the algorithm is tested: SPEC, unless its class names a home of another kind."""
+    home = algos.agent_class(algo_values(name)["agent"]).home
+    return SPEC if home == Agent.home else envs.make(home, 0)[1]
+
+
+def build(name: str, seed: int = 0, spec: EnvSpec | None = None) -> Agent:
+    """An agent at the first update at which each of its phases may be due (or the last of them to begin)."""
+    values, spec = small_values(name), spec or spec_for(name)
     agent = algos.agent_class(values["agent"])(spec, agent_config(values), torch.Generator().manual_seed(seed))
     agent.updates = max(phase.start for phase in agent.phases)
     return agent
@@ -84,12 +94,13 @@ class Recorded(dict):
         assert not unused, f"{self.where} declares {unused} in draws() and does not use it"
 
 
-def batches(agent: Agent, count: int, seed: int = 1) -> Iterator[tuple[Batch, torch.Generator]]:
-    """Batches in which one transition in four ends in a termination, each with a generator for its noise."""
+def batches(agent: Agent, count: int, seed: int = 1) -> Iterator[tuple[Batch | Trajectories, torch.Generator]]:
+    """Batches in which one transition in four ends in a termination, or rollouts, each with a generator for its noise."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
-        batch = random_batch(agent.spec, agent.data.batch_size, generator)
-        batch.discount[::4] = 0.0
+        batch = random_data(agent, generator)
+        if isinstance(batch, Batch):
+            batch.discount[::4] = 0.0
         yield batch, generator
 
 
@@ -102,7 +113,7 @@ def train(agent: Agent, updates: int, seed: int = 1, watch=None) -> list[dict[st
     between = None if watch is None else lambda phase, batch, noise: watch(agent, phase, batch, noise)
     out = []
     for batch, generator in batches(agent, updates, seed):
-        noise = {p.name: noise_of(agent, p.name, len(batch.reward), generator) for p in agent.due()}
+        noise = {p.name: noise_of(agent, p.name, batch.reward.numel(), generator) for p in agent.due()}
         out.append(agent.update(batch, noise, between))
     return out
 
@@ -156,7 +167,7 @@ def test_config_refuses_what_makes_no_sense(algo):
 
 
 def test_unbounded_actions_are_refused_by_agents_that_need_bounds(algo):
-    unbounded = dataclasses.replace(SPEC, action_low=None, action_high=None)
+    unbounded = dataclasses.replace(spec_for(algo), action_low=None, action_high=None)
     if algos.agent_class(algo_values(algo)["agent"]).bounded_actions:
         with pytest.raises(ValueError, match="unbounded"):
             build(algo, spec=unbounded)
@@ -169,7 +180,10 @@ def test_unbounded_actions_are_refused_by_agents_that_need_bounds(algo):
 
 def test_declarations_are_complete(algo):
     agent = build(algo)
-    assert isinstance(agent.data, Replay), f"data is an algos.agent.Replay, found {agent.data!r}"
+    assert isinstance(agent.data, Replay | Rollout), f"data is an algos.agent.Replay or Rollout, found {agent.data!r}"
+    if isinstance(agent.data, Rollout):
+        found = getattr(agent.config, "envs", None)
+        assert found == agent.data.envs, f"Config.envs is the number of copies in a rollout: {found} there, {agent.data!r}"
     assert agent.phases, "phases names at least one Phase"
     phases = [phase.name for phase in agent.phases]
     assert len(set(phases)) == len(phases), f"phases have different names, found {phases}"
@@ -252,10 +266,10 @@ def test_update_leaves_the_batch_alone(algo):
     agent = build(algo)
 
     def checked(agent, phase, batch, noise):
-        before = [part.clone() for part in batch]
+        before = copy.deepcopy(batch)
         drawn = {name: value.clone() for name, value in noise.items()}
         info = agent.run_phase(phase, batch, noise)
-        assert_same(before, list(batch), f"the batch after phase {phase.name!r}")
+        assert_same(before, batch, f"the batch after phase {phase.name!r}")
         assert_same(drawn, dict(noise), f"the noise after phase {phase.name!r}")
         return info
 
@@ -293,7 +307,9 @@ def test_every_trained_parameter_moves_and_targets_follow(algo):
         return info
 
     start = {id(p): p.detach().clone() for net in agent.networks().values() for p in net.parameters()}
-    train(agent, period(agent), watch=watched)
+    for first in sorted({phase.start for phase in agent.phases}):  # a phase may stop before another starts
+        agent.updates = first
+        train(agent, period(agent), watch=watched)
     for name, network in agent.networks().items():
         for key, parameter in network.named_parameters():
             moved = not torch.equal(start[id(parameter)], parameter)
@@ -356,9 +372,10 @@ def test_actions_have_the_shape_and_the_bounds(algo, mode, n):
     agent, generator = build(algo), torch.Generator().manual_seed(3)
     for scale in (1.0, 100.0):  # far from what it has seen, too
         noise = noise_of(agent, mode, n, generator)
-        action = agent.act(scale * torch.randn(n, SPEC.obs_dim, generator=generator), noise, mode)
+        action = agent.act(scale * torch.randn(n, agent.spec.obs_dim, generator=generator), noise, mode)
         noise.check_all_used()
-        assert action.shape == (n, SPEC.act_dim), f"act({mode!r}) gives {tuple(action.shape)}, not {(n, SPEC.act_dim)}"
+        wanted = (n, agent.spec.act_dim)
+        assert action.shape == wanted, f"act({mode!r}) gives {tuple(action.shape)}, not {wanted}"
         assert action.dtype == torch.float32, f"act({mode!r}) gives {action.dtype}, not float32"
         assert not action.requires_grad, f"act({mode!r}) is attached to the graph: use @torch.no_grad()"
         assert torch.isfinite(action).all(), f"act({mode!r}) is not finite"
@@ -370,7 +387,7 @@ def test_actions_have_the_shape_and_the_bounds(algo, mode, n):
 def test_act_is_a_pure_function_of_obs_and_noise(algo, mode):
     agent, generator = build(algo), torch.Generator().manual_seed(4)
     train(agent, 2)
-    obs, noise = torch.randn(5, SPEC.obs_dim, generator=generator), noise_of(agent, mode, 5, generator)
+    obs, noise = torch.randn(5, agent.spec.obs_dim, generator=generator), noise_of(agent, mode, 5, generator)
     kept = obs.clone(), {name: value.clone() for name, value in noise.items()}
     before, counted = state(agent), agent.updates
     torch.manual_seed(1)
@@ -384,7 +401,8 @@ def test_act_is_a_pure_function_of_obs_and_noise(algo, mode):
 
 def test_value_has_one_number_per_row(algo):
     agent, generator = build(algo), torch.Generator().manual_seed(5)
-    obs, action = torch.randn(5, SPEC.obs_dim, generator=generator), torch.rand(5, SPEC.act_dim, generator=generator) * 2 - 1
+    obs = torch.randn(5, agent.spec.obs_dim, generator=generator)
+    action = torch.rand(5, agent.spec.act_dim, generator=generator) * 2 - 1
     value = agent.value(obs, action)
     assert value.shape == (5,), f"value gives {tuple(value.shape)} for 5 rows, not (5,)"
     assert not value.requires_grad, "value is attached to the graph: use @torch.no_grad()"
@@ -411,10 +429,13 @@ def test_a_run_ends_and_its_policy_loads(algo, tmp_path):
     from bench.policy import load_policy
 
     small = ",".join(f"{key}={value}".replace(" ", "") for key, value in SMALL.items() if key in algo_values(algo))
-    batch = build(algo).data.batch_size
-    overrides = [f"steps={batch + 8}", f"warmup={batch}", "eval.episodes=2", "log_every=4"]
-    cells, _ = grid.plan("quick", f"tested={algo}({small})" if small else f"tested={algo}", "toy/multigoal", "1", overrides)
+    agent = build(algo)
+    need, home = agent.data, agent.home
+    frames = [f"steps={2 * need.batch_size}"] if isinstance(need, Rollout) else [f"steps={need.batch_size + 8}"]
+    overrides = [*frames, f"warmup={need.batch_size}", "eval.episodes=2", "log_every=4"]
+    cells, _ = grid.plan("quick", f"tested={algo}({small})" if small else f"tested={algo}", home, "1", overrides)
     outcome = run.run(cells[0].config, tmp_path)
     failed = tmp_path / "FAILED.json"
-    assert outcome == "done", f"a run of 8 updates on toy/multigoal: {outcome}; {failed.read_text() if failed.exists() else ''}"
-    assert load_policy(tmp_path)([[0.0, 0.0]] * 3).shape == (3, 2)
+    assert outcome == "done", f"a short run on {home}: {outcome}; {failed.read_text() if failed.exists() else ''}"
+    spec = envs.make(home, 0)[1]
+    assert load_policy(tmp_path)([[0.0] * spec.obs_dim] * 3).shape == (3, spec.act_dim)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from algos.agent import Agent, Batch, sample
+from algos.agent import Agent, Batch, Rollout, Trajectories, sample
 from algos.networks import MLP
 
 WARM_UPDATES = 2  # optimizers make their state in the first
@@ -110,6 +110,29 @@ def random_batch(spec: Any, n: int, generator: torch.Generator, device: torch.de
     return Batch(*(part.to(device) for part in parts))
 
 
+def random_data(agent: Agent, generator: torch.Generator) -> Batch | Trajectories:
+    """What one update of the agent is given, of its own size, at random: a batch, or a rollout whose episodes have the
+    horizon's length, time-outs on the one half of the copies and terminations on the other.
+
+    Entries of the environment's infos are standard normal, one number a decision.
+    """
+    need, spec = agent.data, agent.spec
+    if not isinstance(need, Rollout):
+        return random_batch(spec, need.batch_size, generator, agent.device)
+    shape = (need.length, need.envs)
+    flat = random_batch(spec, need.batch_size, generator, agent.device)
+    parts = Batch(*(part.view(*shape, *part.shape[1:]) for part in flat))
+    ended = torch.zeros(shape, dtype=torch.bool, device=agent.device)
+    ended[spec.horizon - 1 :: spec.horizon] = True
+    discount = torch.full(shape, need.gamma, device=agent.device)
+    discount[:, : need.envs // 2].masked_fill_(ended[:, : need.envs // 2], 0.0)
+    kept = {name: torch.randn(shape, generator=generator).to(agent.device) for name in need.infos}
+    acted = [agent.explore(obs, sample(agent.draws("explore", need.envs), generator)) for obs in parts.obs]
+    kept |= {name: torch.stack([more[name] for _, more in acted]) for name in acted[0][1]}
+    action = torch.stack([action for action, _ in acted])
+    return Trajectories(parts.obs, action, parts.reward, discount, parts.next_obs, ended, kept)
+
+
 def period(agent: Agent) -> int:
     """Updates after which the phases repeat."""
     return math.lcm(*(phase.every for phase in agent.phases))
@@ -124,13 +147,13 @@ def period_of_updates(agent: Agent, spec: Any) -> Callable[[], None]:
     agent.updates = max(phase.start for phase in agent.phases)
     n = agent.data.batch_size
 
-    def update(batch: Batch) -> None:
+    def update(data: Batch | Trajectories) -> None:
         noise = {phase.name: sample(agent.draws(phase.name, n), generator) for phase in agent.due()}
-        agent.update(batch, noise)
+        agent.update(data, noise)
 
     for _ in range(WARM_UPDATES):
-        update(random_batch(spec, n, generator))
-    batches = [random_batch(spec, n, generator) for _ in range(period(agent))]
+        update(random_data(agent, generator))
+    batches = [random_data(agent, generator) for _ in range(period(agent))]
 
     def work() -> None:
         for batch in batches:

@@ -39,21 +39,27 @@ class Evaluator:
         return actions.view(n, k, -1)[torch.arange(n, device=self.device), best]
 
     def play(self, agent: Agent, index: int, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-        """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}; None if `stopped`, which is asked
-        at every decision, ended it. Played again, it is the same."""
+        """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}, and where the environment has more
+        to say of the last observations, "scores": lists of numbers by name. None if `stopped`, which is asked at every
+        decision, ended it. Played again, it is the same."""
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, EVAL_STREAM, index))
         n = self.rule.episodes
         obs, _ = self.env.start([index] * n)
         returns, lengths, running = np.zeros(n), np.zeros(n, int), np.ones(n, bool)
+        final = np.zeros_like(obs)
         while running.any():
             action = self.act(agent, torch.from_numpy(obs).to(self.device), generator)
-            obs, reward, terminated, truncated, _ = self.env.step(action.cpu().numpy())
+            obs, reward, terminated, truncated, info = self.env.step(action.cpu().numpy())
             returns += reward * running
             lengths += running
-            running &= ~(terminated | truncated)
+            ended = running & (terminated | truncated)
+            if ended.any():
+                final[ended] = info["final_obs"][ended]
+            running &= ~ended
             if running.any() and stopped():
                 return None
-        return {"returns": returns.tolist(), "lengths": lengths.tolist()}
+        scores = self.env.scores(final)
+        return {"returns": returns.tolist(), "lengths": lengths.tolist()} | ({"scores": scores} if scores else {})
 
     def close(self) -> None:
         self.env.close()

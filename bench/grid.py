@@ -147,9 +147,10 @@ def refuse_unbounded(configs: list[RunConfig]) -> None:
     checked: dict[str, bool] = {}
     for config in configs:
         env_id, settings = config.env["id"], {k: v for k, v in config.env.items() if k not in ("id", "num_envs")}
-        if env_id not in checked:
-            checked[env_id] = envs.check(env_id, settings)
-        if agent_class(config.algo["agent"]).bounded_actions and not checked[env_id]:
+        key = json.dumps([env_id, settings])
+        if key not in checked:
+            checked[key] = envs.check(env_id, settings)
+        if agent_class(config.algo["agent"]).bounded_actions and not checked[key]:
             raise UsageError(f"{env_id} has unbounded actions, and {config.label} declares actions in [-1, 1]")
 
 

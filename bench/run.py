@@ -20,8 +20,8 @@ import torch
 
 import algos
 import envs
-from algos.agent import sample
-from algos.replay import ReplayBuffer
+from algos.agent import Rollout, sample
+from algos.replay import buffer_for
 from bench import cost, devices, provenance
 from bench.clock import Clock, peak_memory_mb
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, to_plain
@@ -65,7 +65,8 @@ class Run:
         self.agent_config = agent_config(config.algo)
         self.generators = {name: self._generator(name) for name in STREAMS}
         self.agent = self._new_agent(self.generators["init"])
-        self.replay = ReplayBuffer(self.agent.data, self.spec.obs_dim, self.spec.act_dim, self.copies, self.device)
+        self.replay = buffer_for(self.agent.data, self.spec.obs_dim, self.spec.act_dim, self.copies, self.device)
+        self._check_rollout()
         self.evaluator, self.probes = Evaluator(config, self.device), Probes(config, self.device)
         self.clock = Clock()
         self.env_step = self.evaluations = 0
@@ -89,6 +90,23 @@ class Run:
 
     def _new_agent(self, generator: torch.Generator) -> algos.agent.Agent:
         return algos.agent_class(self.config.algo["agent"])(self.spec, self.agent_config, generator, self.device)
+
+    def _check_rollout(self) -> None:
+        """Refuse copies that are not those of the rollouts, and a run that ends before its first rollout does."""
+        need = self.agent.data
+        if not isinstance(need, Rollout):
+            return
+        if need.envs != self.copies:
+            raise UsageError(
+                f"{self.config.label} collects rollouts of {need.envs} copies, the run has {self.copies}: "
+                "its Config has to say so in a field `envs`"
+            )
+        frames = need.length * self.config.frames_per_decision
+        if self.config.steps < frames:
+            raise UsageError(
+                f"no update would happen: steps={self.config.steps} frames are less than one rollout of {self.config.label}, "
+                f"{need.length} decisions of {need.envs} copies; set steps={frames} or more"
+            )
 
     def _open(self, auto: list[str], precision: str, session: dict[str, Any]) -> None:
         """Write what a new directory needs, or take up the newest checkpoint of an old one."""
@@ -117,6 +135,7 @@ class Run:
     def train(self) -> None:
         """Run to `steps`. Raises NonFinite, Stopped, or whatever an environment or agent raises."""
         config, per = self.config, self.config.frames_per_decision
+        warmup = 0 if isinstance(self.agent.data, Rollout) else config.warmup
         log_at, eval_at = self._next(config.log_every), self._next(config.eval_every)
         checkpoint_at = self._next(config.checkpoint_every)
         self._mirror()
@@ -125,11 +144,11 @@ class Run:
             self._evaluate()
             self._stop_if_asked()
         while self.env_step < config.steps:
-            warm = self.env_step < config.warmup
+            warm = self.env_step < warmup
             self._decide(warm)
             self.env_step += per
             if not warm:
-                for _ in range(self.copies):
+                for _ in range(self.replay.updates_due()):
                     self._update()
             if self.env_step >= log_at:
                 self._log()
@@ -158,13 +177,13 @@ class Run:
 
     def _decide(self, warm: bool) -> None:
         """One decision of every copy: act, step, store."""
-        obs = torch.from_numpy(self.obs).to(self.device)
+        obs, kept = torch.from_numpy(self.obs).to(self.device), {}
         if warm and self.spec.action_low is not None:
             shape = (self.copies, self.spec.act_dim)
             action = torch.rand(shape, generator=self.generators["explore"], device=self.device) * 2 - 1
         else:
             draws = self.agent.draws("explore", self.copies)
-            action = self.agent.act(obs, sample(draws, self.generators["explore"], self.device), "explore")
+            action, kept = self.agent.explore(obs, sample(draws, self.generators["explore"], self.device))
         played = action.cpu().numpy()
         if not math.isfinite(float(played.sum())):
             self._check_finite()
@@ -182,6 +201,8 @@ class Run:
             raise NonFinite(wrong, self.agent.updates)
         to = torch.from_numpy
         self.replay.add(obs, action, to(reward), to(terminated), to(truncated), to(led_to))
+        if isinstance(self.agent.data, Rollout):
+            self.replay.keep(kept | {name: to(np.asarray(info[name])) for name in self.agent.data.infos})
         self.episode_return += reward
         for i in range(self.copies):
             self.history[i].append(played[i])
@@ -195,7 +216,7 @@ class Run:
     def _update(self) -> None:
         batch = self.replay.sample(self.generators["replay"])
         due = self.agent.due()
-        noise = {p.name: self._noise(p.name, len(batch.reward)) for p in due}
+        noise = {p.name: self._noise(p.name, batch.reward.numel()) for p in due}
         self.clock.lap("sample")
         info = self.agent.update(batch, noise, self._timed_phase)
         self.latest.update(info)
@@ -249,8 +270,9 @@ class Run:
         self.eval_due = False
         self.probes.draw(self.agent, self.evaluations, self.env_step)
         self.evaluations += 1
-        if not all(map(math.isfinite, result["returns"])):
-            raise NonFinite("evaluation return", self.agent.updates)
+        for name, values in ({"return": result["returns"]} | result.get("scores", {})).items():
+            if not all(map(math.isfinite, values)):
+                raise NonFinite(f"evaluation {name}", self.agent.updates)
         self.last_return = float(np.mean(result["returns"]))
         self.dir.append("evals.jsonl", {"env_step": self.env_step, "update": self.agent.updates} | result)
         if self.probes.steps:

@@ -1,8 +1,8 @@
 """Environments: `make(id, seed)` gives a vector environment and its EnvSpec.
 
 An id is `<family>/<name>`. A family is one module and one line in FAMILIES; it holds `Config` (the settings, a frozen
-dataclass), `names()`, `check(name, config) -> bool` and `build(name, config, num_envs) -> (copies, EnvSpec)`, where a copy is a
-`vector.Copy`. Importing this package imports no physics engine.
+dataclass), `names()`, `check(name, config) -> bool` and `build(name, config, num_envs) -> (copies, EnvSpec)`, where copies are
+a list of `vector.Copy`, or a `vector.Batch` of all of them. Importing this package imports no physics engine.
 """
 
 import dataclasses
@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from envs.spec import EnvSpec, Score
+from envs.spec import Dynamics, EnvSpec, Score
 
 if TYPE_CHECKING:
     from envs.vector import VectorEnv
 
-__all__ = ["FAMILIES", "EnvSpec", "Score", "check", "config_class", "make", "names"]
+__all__ = ["FAMILIES", "Dynamics", "EnvSpec", "Score", "check", "config_class", "least_episodes", "make", "names"]
 
 FAMILIES = {
     "dmc": "envs.dmc",
+    "generation": "envs.generation",
     "gym": "envs.gym",
     "toy": "envs.toy",
 }
@@ -38,10 +39,12 @@ def make(id: str, seed: int | Sequence[int], num_envs: int = 1, **settings: Any)
     family, name, config = _resolve(id, settings)
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, found {num_envs}")
-    from envs.vector import VectorEnv, seed_words
+    from envs.vector import BatchEnv, VectorEnv, seed_words
 
     seed = seed_words(seed)
     copies, spec = family.build(name, config, num_envs)
+    if not isinstance(copies, list):
+        return BatchEnv(copies, spec.obs_dim, spec.act_dim, seed), spec
     return VectorEnv(copies, spec.obs_dim, spec.act_dim, spec.action_repeat, seed), spec
 
 
@@ -59,6 +62,12 @@ def names(family: str | None = None) -> list[str]:
     """All listed ids, of one family or of all. The gym family also accepts ids that it does not list."""
     families = FAMILIES if family is None else [family]
     return [f"{family}/{name}" for family in families for name in _module(family).names()]
+
+
+def least_episodes(id: str) -> int:
+    """Episodes that an evaluation must have, at least: a family of which a law is judged, not single episodes, says so."""
+    family, _, name = id.partition("/")
+    return getattr(_module(family), "least_episodes", lambda name: 1)(name)
 
 
 def config_class(family: str) -> type:

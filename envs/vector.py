@@ -1,4 +1,4 @@
-"""N copies of one environment, stepped in turn, with an episode that depends on nothing but its number."""
+"""N copies of one environment, stepped in turn or as one batch, with an episode that depends on nothing but its number."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -28,6 +28,32 @@ class Copy(Protocol):
     def render(self) -> np.ndarray: ...
 
     def close(self) -> None: ...
+
+
+class Batch(Protocol):
+    """All copies of an environment that steps them as one array operation, in its own units. `rows` are indices of copies
+    [n]; `len()` is their number, `bounds` as in `Copy`."""
+
+    bounds: tuple[np.ndarray, np.ndarray] | None
+
+    def __len__(self) -> int: ...
+
+    def reset(self, rows: np.ndarray, seeds: Sequence[int]) -> None:
+        """Begins an episode in each of these copies, from its own seed."""
+
+    def step(
+        self, actions: np.ndarray, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """One environment step of these copies: rewards, terminated, truncated [n], and arrays [n, ...] for the infos."""
+
+    def observations(self) -> np.ndarray:
+        """The current observations of all copies, [N, obs_dim]; not written to again."""
+
+    def scores(self, final: np.ndarray) -> dict[str, list[float]]:
+        """What the last observations [n, obs_dim] of n episodes are worth, beside their returns: lists of numbers by name,
+        each standing for an evaluation by its mean."""
+
+    def render(self) -> tuple[np.ndarray, ...]: ...
 
 
 def seed_words(seed: int | Sequence[int]) -> tuple[int, ...]:
@@ -64,20 +90,23 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     """
 
     def __init__(self, copies: Sequence[Copy], obs_dim: int, act_dim: int, action_repeat: int, seed: Any):
-        self.num_envs = len(copies)
+        self._prepare(len(copies), copies[0].bounds, obs_dim, act_dim, seed)
+        self._copies = list(copies)
+        self._action_repeat = action_repeat
+
+    def _prepare(self, num_envs: int, bounds: tuple | None, obs_dim: int, act_dim: int, seed: Any) -> None:
+        self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        bound = np.inf if copies[0].bounds is None else 1.0
+        bound = np.inf if bounds is None else 1.0
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32)
         self.single_action_space = gymnasium.spaces.Box(-bound, bound, (act_dim,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.episodes: list[int] | None = None
-        self._copies = list(copies)
-        self._action_repeat = action_repeat
         self._seed = seed_words(seed)
         self._obs_shape = (self.num_envs, obs_dim)
         self._act_shape = (self.num_envs, act_dim)
-        self._scale = _scale(copies[0].bounds)
+        self._scale = _scale(bounds)
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
@@ -93,10 +122,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         if len(episodes) != self.num_envs:
             raise ValueError(f"start needs one episode number for each of {self.num_envs} copies, found {episodes}")
         self.episodes = episodes
-        observations = np.empty(self._obs_shape, np.float32)
-        for i in range(self.num_envs):
-            observations[i] = self._begin(i)
-        return observations, {}
+        return self._begin_all(), {}
 
     def resume(self, episodes: Sequence[int], actions: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         """Plays copy i's open episode again, number `episodes[i]`, with its actions so far: observations [N, obs_dim].
@@ -130,6 +156,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 observations[i] = self._begin(i)
         return observations, rewards, terminated, truncated, infos
 
+    def scores(self, final: np.ndarray) -> dict[str, list[float]]:
+        """What episodes that ended in these observations [n, obs_dim] are worth, beside their returns; see `Batch`."""
+        return {}
+
     def render(self) -> tuple[np.ndarray, ...]:
         """An RGB frame [height, width, 3] uint8 of each copy. Raises RuntimeError saying what to install if it cannot."""
         return tuple(copy.render() for copy in self._copies)
@@ -137,6 +167,12 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         for copy in self._copies:
             copy.close()
+
+    def _begin_all(self) -> np.ndarray:
+        observations = np.empty(self._obs_shape, np.float32)
+        for i in range(self.num_envs):
+            observations[i] = self._begin(i)
+        return observations
 
     def _begin(self, i: int) -> np.ndarray:
         self._copies[i].reset(episode_seed(self._seed, i, self.episodes[i]))
@@ -160,6 +196,55 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         middle, half, identity = self._scale
         actions = np.minimum(np.maximum(actions, -1.0), 1.0)
         return actions if identity else middle + half * actions
+
+
+class BatchEnv(VectorEnv):
+    """The same contract over a `Batch`. Its infos also hold the arrays that the batch's `step` gives, [N, ...]."""
+
+    def __init__(self, batch: Batch, obs_dim: int, act_dim: int, seed: Any):
+        self._prepare(len(batch), batch.bounds, obs_dim, act_dim, seed)
+        self._batch = batch
+        self._all = np.arange(len(batch))
+
+    def resume(self, episodes: Sequence[int], actions: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        self.start(episodes)
+        lengths = np.array([len(played) for played in actions])
+        for k in range(lengths.max(initial=0)):
+            rows = np.flatnonzero(lengths > k)
+            played = np.zeros(self._act_shape)
+            played[rows] = [actions[row][k] for row in rows]
+            self._batch.step(self._native(played)[rows], rows)
+        return self._batch.observations()
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        if self.episodes is None:
+            raise gymnasium.error.ResetNeeded("call reset or start before step")
+        rewards, terminated, truncated, infos = self._batch.step(self._native(actions), self._all)
+        ended = np.flatnonzero(terminated | truncated)
+        observations = self._batch.observations()
+        if len(ended):
+            infos["final_obs"] = np.zeros_like(observations)
+            infos["final_obs"][ended] = observations[ended]
+            for row in ended:
+                self.episodes[row] += 1
+            observations = self._begin_rows(ended)
+        return observations, rewards, terminated, truncated, infos
+
+    def scores(self, final: np.ndarray) -> dict[str, list[float]]:
+        return self._batch.scores(final)
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        return self._batch.render()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        pass
+
+    def _begin_all(self) -> np.ndarray:
+        return self._begin_rows(self._all)
+
+    def _begin_rows(self, rows: np.ndarray) -> np.ndarray:
+        self._batch.reset(rows, [episode_seed(self._seed, int(row), self.episodes[row]) for row in rows])
+        return self._batch.observations()
 
 
 def _scale(bounds: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray, bool] | None:

@@ -1,0 +1,135 @@
+"""Continuous-time q-learning of a reward-directed diffusion (Gao, Zha, Zhou 2024, arXiv 2409.04832).
+
+The unknown score is the action: dy = (f y + g^2 a) dt + g dW, rewarded by -g^2 |score - a|^2 dt and, at the end, beta h(y).
+The optimal policy is Gaussian with a known covariance (Proposition 1), pi = N(mu(t, y), theta / (2 g^2) I), so that
+
+    q(t, y, a) = theta log pi(a | t, y) = -g^2 |a - mu|^2 - (theta d / 2) log(pi theta / g^2),
+
+and (J, q) are optimal if and only if J(t, y_t) + int (r - q) dt is a martingale and J(T, .) = beta h (Proposition 2). With
+the test functions dJ and dq (eq. 34) the orthogonality conditions become, over whole trajectories of step dt,
+
+    delta_i = J(t_{i+1}, y_{i+1}) - J(t_i, y_i) + r_i dt - q_i dt,    Theta += sum_i dJ_i delta_i,    psi += sum_i dq_i delta_i.
+
+Under the deterministic flow (`ode`, `ddim`) the same reward gives the same covariance and the same q; only mu differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from algos.agent import Adam, Agent, Phase, Rollout, Trajectories, cosine_decay, normal, polyak, require, require_choice
+from algos.score import ScoreNetwork, ValueNetwork, dynamics_of, split
+
+
+@dataclass(frozen=True)
+class Config:
+    actor_hidden: tuple[int, ...] = (64, 64)  # of mu; the paper's networks, rates and theta are not known to us
+    critic_hidden: tuple[int, ...] = (64, 64)  # of J
+    activation: str = "tanh"
+    init: str = "xavier"
+    theta: float = 1.0  # temperature: the policy's covariance is theta / (2 g^2)
+    envs: int = 256  # trajectories in an update
+    epochs: int = 1  # updates on the same trajectories (the martingale condition holds off policy too)
+    actor_lr: float = 3e-3  # Adam
+    critic_lr: float = 3e-3  # Adam
+    decay_updates: int = 0  # cosine decay of both rates to 0; 0: constant
+    delta_clip: float = 20.0  # largest |delta|: an estimate of the score close to the data may be far off; 0: no clip (paper)
+    ema: float = 0.99  # decay of the averaged mu that evaluation plays (ours); 0: mu itself
+
+    def __post_init__(self) -> None:
+        for name in ("actor_hidden", "critic_hidden"):
+            widths = getattr(self, name)
+            require(len(widths) >= 1 and min(widths) >= 1, name, widths, "one or more widths of 1 or more")
+        require_choice("activation", self.activation, ("relu", "mish", "tanh"))
+        require_choice("init", self.init, ("xavier", "torch"))
+        require(self.theta > 0, "theta", self.theta, "a positive temperature")
+        for name in ("envs", "epochs"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("actor_lr", "critic_lr", "delta_clip", "decay_updates"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)")
+
+
+class ContinuousQ(Agent):
+    Config = Config
+    phases = (Phase("martingale"), Phase("average"))
+    bounded_actions = False
+    home = "generation/gmm1d"
+
+    def __init__(self, spec, config, generator, device="cpu"):
+        super().__init__(spec, config, generator, device)
+        c, self.dynamics = config, dynamics_of(spec, type(self).__name__)
+        self.scale = self.dynamics.action_scale or 1.0
+        self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0)
+        actor, critic = ((spec, hidden, c.activation, generator, c.init) for hidden in (c.actor_hidden, c.critic_hidden))
+        self.actor = ScoreNetwork(*actor).to(self.device)
+        self.critic = ValueNetwork(*critic).to(self.device)
+        self.averaged = ScoreNetwork(*actor).to(self.device).requires_grad_(False)
+        self.averaged.load_state_dict(self.actor.state_dict())
+        self.actor_optimizer = Adam(self.actor, c.actor_lr)
+        self.critic_optimizer = Adam(self.critic, c.critic_lr)
+
+    def draws(self, phase, n):
+        eps = {"eps": normal(n, self.spec.act_dim)}
+        return {"martingale": {}, "average": {}, "explore": eps, "own": {}, "sample": eps}[phase]
+
+    # -- losses ------------------------------------------------------------------------------------------------------
+    def q(self, obs: Tensor, action: Tensor) -> Tensor:
+        """q(t, y, a) [B] for obs [B, 1 + d], action [B, d]; its exponential over theta integrates to 1 over actions."""
+        g2, theta, d = self.dynamics.g2(split(obs)[0]).squeeze(1), self.config.theta, action.shape[1]
+        square = (action * self.scale - self.actor(obs)).square().sum(dim=1)
+        return -g2 * square - (theta * d / 2) * torch.log(math.pi * theta / g2)
+
+    def deltas(self, batch: Trajectories) -> tuple[Tensor, Tensor, Tensor]:
+        """(delta detached, J, q) of all decisions, [L N]. The last reward of a trajectory has beta h(y_T) in it, and its
+        discount is 0, which is J(T, .) = beta h."""
+        obs, action, next_obs = (part.flatten(0, 1) for part in (batch.obs, batch.action, batch.next_obs))
+        value, q = self.critic(obs), self.q(obs, action)
+        with torch.no_grad():
+            after = batch.reward.flatten() + batch.discount.flatten() * self.critic(next_obs)
+            delta = after - value - q * self.dynamics.dt
+        return delta, value, q
+
+    def losses(self, delta: Tensor, value: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses whose gradients are -E sum_i dJ_i delta_i and -E sum_i dq_i delta_i, over the number of steps."""
+        if self.config.delta_clip:
+            delta = delta.clamp(-self.config.delta_clip, self.config.delta_clip)
+        return -(delta * value).mean(), -(delta * q).mean()
+
+    # -- phases ------------------------------------------------------------------------------------------------------
+    def martingale(self, batch, noise):
+        c = self.config
+        delta, value, q = self.deltas(batch)
+        critic_loss, actor_loss = self.losses(delta, value, q)
+        self.critic_optimizer.lr = cosine_decay(c.critic_lr, self.updates, c.decay_updates)
+        self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.decay_updates)
+        self.critic_optimizer.minimise(critic_loss)
+        self.actor_optimizer.minimise(actor_loss)
+        return {
+            "martingale_loss": 0.5 * delta.square().mean(),
+            "value": value.detach(),
+            "small_q": q.detach(),
+            "running_reward": batch.reward.sum(dim=0),
+        }
+
+    def average(self, batch, noise):
+        polyak(self.averaged, self.actor, 1 - self.config.ema)
+        return {}
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def act(self, obs, noise: Mapping[str, Tensor], mode):
+        """`own` is the averaged mean; the others draw from the policy."""
+        if mode == "own":
+            return self.averaged(obs) / self.scale
+        spread = (self.config.theta / (2 * self.dynamics.g2(split(obs)[0]))) ** 0.5
+        return (self.actor(obs) + spread * noise["eps"]) / self.scale
+
+    @torch.no_grad()
+    def value(self, obs, action):
+        return self.critic(obs) + self.q(obs, action) * self.dynamics.dt

@@ -1,0 +1,106 @@
+"""What the best policy of a task with a known law generates: the ground truth, by quadrature on a grid.
+
+With the objective beta E h(y_T) - E int g^2 |score - a|^2 dt, Hopf and Cole's transform of the HJB equation gives, for the SDE
+sampler and a prior equal to p_T,
+
+    p*(y) = p_0(y) exp(beta h(y) / 2) / Z,      mu*(t, y) = grad log p_t(y) + grad J*(t, y) / 2 = grad log p*_t(y),
+
+p*_t being the law of alpha(t) x + sigma(t) noise with x ~ p*. Neither depends on the temperature of an agent's exploration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from envs.generation.data import Mixture
+from envs.spec import Dynamics
+
+REACH = 4.0  # the grid covers [-REACH, REACH]^d; both laws have less than 1e-6 outside
+CELLS = {1: 80, 2: 40}  # of a histogram, on each axis
+NODES = {1: 640, 2: 320}  # of the quadrature, on each axis: a few in every standard deviation of the data's noise
+FLOOR = 1e-6  # probability that a cell has at least in a divergence, so that one stray sample has a bounded share in it
+
+
+class Truth:
+    """p*, its score and its divergences, for a law in one or two dimensions, a reward h and its weight beta."""
+
+    def __init__(self, law: Mixture, h: Callable[[np.ndarray], np.ndarray], beta: float, dynamics: Dynamics):
+        self.law, self.h, self.dynamics = law, h, dynamics
+        self.dim = law.means.shape[1]
+        self.axis = midpoints(NODES[self.dim])
+        nodes = np.stack(np.meshgrid(*[self.axis] * self.dim, indexing="ij"), axis=-1)
+        factors = [np.exp(-np.square(self.axis - means[:, None]) / (2 * law.sd**2)) for means in law.means.T]
+        data = law.weights @ factors[0] if self.dim == 1 else (law.weights[:, None] * factors[0]).T @ factors[1]
+        self.rewards = h(nodes.reshape(-1, self.dim)).reshape(data.shape)
+        self.data = data / data.sum()
+        tilted = self.data * np.exp(beta / 2 * (self.rewards - self.rewards.max()))
+        self.best = tilted / tilted.sum()  # probabilities of the nodes under p*, as `data` under p_0
+
+    def mean_reward(self) -> float:
+        """E h under p*."""
+        return float((self.best * self.rewards).sum())
+
+    def score(self, t: float, y: np.ndarray) -> np.ndarray:
+        """grad log p_t at y [N, d], in closed form: [N, d]."""
+        return self.law.score(y, self.dynamics.alpha(t), self.dynamics.sigma2(t))
+
+    def policy(self, t: float, y: np.ndarray) -> np.ndarray:
+        """mu*(t, y), the mean of the best policy of the SDE sampler with time t left, at y [N, d]: [N, d]."""
+        alpha, sigma2 = self.dynamics.alpha(t), self.dynamics.sigma2(t)
+        square = [np.square(column[:, None] - alpha * self.axis) for column in y.T]
+        kernels = [np.exp((part.min(axis=1, keepdims=True) - part) / (2 * sigma2)) for part in square]
+        if self.dim == 1:
+            mean = [kernels[0] @ (self.best * self.axis) / (kernels[0] @ self.best)]
+        else:
+            inner = kernels[0] @ self.best
+            total = (inner * kernels[1]).sum(axis=1)
+            across = (kernels[0] * self.axis) @ self.best
+            mean = [(across * kernels[1]).sum(axis=1) / total, (inner * kernels[1]) @ self.axis / total]
+        return (alpha * np.stack(mean, axis=1) - y) / sigma2
+
+    def action_bound(self, share: float) -> float:
+        """A bound that `share` of the entries of the best actions exceed, over p* and all steps."""
+        generator, sizes = np.random.default_rng(0), []
+        chosen = generator.choice(self.best.size, 1000, p=self.best.ravel())
+        x = self.axis[np.stack(np.unravel_index(chosen, self.best.shape), axis=1)]
+        for t in self.dynamics.dt * np.linspace(1, self.dynamics.steps, min(self.dynamics.steps, 50)):
+            y = self.dynamics.alpha(t) * x + np.sqrt(self.dynamics.sigma2(t)) * generator.standard_normal(x.shape)
+            sizes.append(np.abs(self.policy(t, y)))
+        return float(np.quantile(np.concatenate(sizes), 1 - share))
+
+    def kl(self, y: np.ndarray, law: np.ndarray) -> float:
+        """KL divergence of the law of samples y [n, d] from `best` or `data`, between histograms.
+
+        Samples beyond the grid count in its outer cells. n samples of the law itself give about `kl_floor(n, law)`.
+        """
+        cells = CELLS[self.dim]
+        place = np.clip(((y + REACH) * (cells / (2 * REACH))).astype(int), 0, cells - 1)
+        found = np.zeros([cells] * self.dim)
+        np.add.at(found, tuple(place.T), 1 / len(y))
+        wanted = self._cells(law)
+        some = found > 0
+        return float((found[some] * np.log(found[some] / np.maximum(wanted[some], FLOOR))).sum())
+
+    def kl_floor(self, n: int, law: np.ndarray) -> float:
+        """The mean of `kl` for n samples of `law` itself: (cells that they reach - 1) / 2n (Miller and Madow)."""
+        return float(((1 - (1 - self._cells(law)) ** n).sum() - 1) / (2 * n))
+
+    def prior_kl(self) -> float:
+        """KL from p* of N(0, variance I), what a policy generates that takes noise for data."""
+        edges = np.exp(-np.square(self.axis) / (2 * self.dynamics.variance))
+        prior = edges if self.dim == 1 else edges[:, None] * edges
+        found, wanted = self._cells(prior / prior.sum()), self._cells(self.best)
+        return float((found * np.log(np.maximum(found, 1e-300) / np.maximum(wanted, FLOOR))).sum())
+
+    def _cells(self, law: np.ndarray) -> np.ndarray:
+        each = NODES[self.dim] // CELLS[self.dim]
+        if self.dim == 1:
+            return law.reshape(-1, each).sum(axis=1)
+        return law.reshape(CELLS[2], each, CELLS[2], each).sum(axis=(1, 3))
+
+
+def midpoints(n: int) -> np.ndarray:
+    """Midpoints of n equal parts of [-REACH, REACH]."""
+    return REACH * (2 * np.arange(n) + 1 - n) / n
