@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 import algos as registry
+import envs
 from algos.agent import Agent, Replay, sample
 from algos.replay import ReplayBuffer
 from bench.config import UsageError, agent_config, algo_values
-from bench.cost import OperationCounter, period, random_batch
+from bench.cost import OperationCounter, period, random_batch, random_data
 from bench.grid import parse_variants
 from bench.speed import set_matmul
 from envs import EnvSpec, Score
@@ -51,11 +52,11 @@ def benchmarks(
     algos: as `--algos` (None: the registry). T, batch, width: denoising steps, batch sizes and widths of the hidden layers
     to go through; None leaves each algorithm its own. What is timed:
 
-    * update: the noise is drawn and every due phase run, on a batch that is at hand; the mean over one full period
-    * train: the same with the batch sampled from a replay buffer of 100,000 transitions
+    * update: the noise is drawn and every due phase run, on data that is at hand; the mean over one full period
+    * train: the same with the batch sampled from a replay buffer of 100,000 transitions, where the agent has one
     * <phase>: that phase alone, its batch and noise at hand
     * act: noise and one action for one observation, exploring
-    * sample: a batch from the replay buffer
+    * sample: a batch from that buffer
 
     Raises UsageError for an unknown algorithm, device, mode or setting.
     """
@@ -70,7 +71,7 @@ def benchmarks(
     out = {}
     for label, values in variants(algos, T, batch, width):
         cls, config = registry.agent_class(values["agent"]), agent_config(values)
-        agent = cls(SPEC, config, torch.Generator().manual_seed(0), device)
+        agent = cls(spec_of(cls), config, torch.Generator().manual_seed(0), device)
         about = {
             "algo": label.partition("[")[0], "batch": agent.data.batch_size, "width": first(values.get("actor_hidden")),
             "T": values.get("T"), "device": device, "mode": mode,
@@ -78,6 +79,11 @@ def benchmarks(
         for what, kind, run, per_call in bodies(agent, agent.run_phase):
             out[f"{label}/{what}"] = Body(synchronised(run, device), per_call, {**about, "name": what, "kind": kind})
     return out
+
+
+def spec_of(cls: type[Agent]) -> EnvSpec:
+    """The environment of an agent's bodies: SPEC, unless its class names a home of another kind."""
+    return SPEC if cls.home == Agent.home else envs.make(cls.home, 0)[1]
 
 
 def first(widths) -> int | None:
@@ -113,8 +119,8 @@ def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callab
     """(what, kind, function, work units per call) of one agent; run_phase(phase, batch, noise) runs its phases."""
     generator, n = torch.Generator(agent.device).manual_seed(0), agent.data.batch_size
     agent.updates = max(phase.start for phase in agent.phases)
-    batch = random_batch(SPEC, n, torch.Generator().manual_seed(0), agent.device)
-    obs = batch.obs[:1]
+    batch = random_data(agent, torch.Generator().manual_seed(0))
+    obs = batch.obs.flatten(0, -2)[:1]
 
     def noise(what: str, rows: int = n):
         return sample(agent.draws(what, rows), generator, agent.device)
@@ -125,12 +131,13 @@ def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callab
             agent.update(given, {phase.name: noise(phase.name) for phase in agent.due()}, run_phase)
 
     yield "update", "update", lambda: update(sampled=False), period(agent)
-    yield "train", "train", lambda: update(sampled=True), period(agent)
     for phase in agent.phases:
         drawn = noise(phase.name)
         yield phase.name, "phase", lambda phase=phase, drawn=drawn: run_phase(phase, batch, drawn), 1
     yield "act", "act", lambda: agent.act(obs, noise("explore", 1), "explore"), 1
-    yield "sample", "sample", lambda: replay(agent.data, agent.device).sample(generator), 1
+    if isinstance(agent.data, Replay):
+        yield "train", "train", lambda: update(sampled=True), period(agent)
+        yield "sample", "sample", lambda: replay(agent.data, agent.device).sample(generator), 1
 
 
 @functools.lru_cache(maxsize=16)

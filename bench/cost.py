@@ -138,7 +138,7 @@ def period(agent: Agent) -> int:
     return math.lcm(*(phase.every for phase in agent.phases))
 
 
-def period_of_updates(agent: Agent, spec: Any) -> Callable[[], None]:
+def period_of_updates(agent: Agent) -> Callable[[], None]:
     """A function that makes one full period of updates, each with its noise, on batches made here.
 
     The agent's update counter is set to where every phase may be due, and two warm-up updates are made.
@@ -170,13 +170,13 @@ def count_parameters(agent: Agent) -> dict[str, int]:
     }
 
 
-def count_period(agent: Agent, spec: Any) -> dict[str, Any]:
+def count_period(agent: Agent) -> dict[str, Any]:
     """Everything counted, summed over one full period of the phases: whole numbers; the agent is used up by it."""
-    work = period_of_updates(agent, spec)
+    work = period_of_updates(agent)
     return {"updates": period(agent)} | count_work(agent, work) | count_kept(work) | count_parameters(agent)
 
 
-def count(agent: Agent, spec: Any) -> dict[str, Any]:
+def count(agent: Agent) -> dict[str, Any]:
     """Counts over one full period of the phases, per update, for a run's cost.json; the agent is used up by it.
 
     On a device other than the CPU: the parameters alone.
@@ -184,7 +184,7 @@ def count(agent: Agent, spec: Any) -> dict[str, Any]:
     result: dict[str, Any] = count_parameters(agent)
     if agent.device.type != "cpu":
         return result
-    counts, updates = count_work(agent, period_of_updates(agent, spec)), period(agent)
+    counts, updates = count_work(agent, period_of_updates(agent)), period(agent)
     return result | {
         "operations_per_update": counts["operations"] / updates,
         "flops_per_update": counts["flops"] / updates,

@@ -126,7 +126,7 @@ class Run:
         shutil.rmtree(self.path / "replay", ignore_errors=True)
         self.obs, _ = self.env.reset()
         fresh = self._new_agent(torch.Generator().manual_seed(0))
-        self.dir.write_json("cost.json", cost.count(fresh, self.spec))
+        self.dir.write_json("cost.json", cost.count(fresh))
         self.clock.lap("setup")
         self._evaluate()
         self._log()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import algos
-from bench.bodies import SPEC
+from bench.bodies import spec_of
 from bench.config import agent_config, algo_values
 from bench.cost import count_period
 
@@ -23,12 +23,13 @@ TORCH = torch.__version__.partition("+")[0]  # the operations dispatched belong 
 
 def build(name: str, **settings: Any) -> algos.agent.Agent:
     values = algo_values(name) | settings
-    return algos.agent_class(values["agent"])(SPEC, agent_config(values), torch.Generator().manual_seed(0))
+    cls = algos.agent_class(values["agent"])
+    return cls(spec_of(cls), agent_config(values), torch.Generator().manual_seed(0))
 
 
 def counted(names=algos.AGENTS) -> dict[str, Any]:
     """The content of counts.json, counted now. Independent of the machine."""
-    return {"torch": TORCH, "counts": {name: count_period(build(name), SPEC) for name in names}}
+    return {"torch": TORCH, "counts": {name: count_period(build(name)) for name in names}}
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], where: str = "") -> Iterator[str]:
