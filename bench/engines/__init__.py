@@ -6,12 +6,62 @@ file system that all machines share, is the only result. `check(options)` refuse
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
+
+from bench.config import RunConfig, UsageError, parse_override
+from bench.engines.common import Options
+from bench.rundir import Experiment
 
 ENGINES = {"local": "bench.engines.local", "ray": "bench.engines.ray", "slurm": "bench.engines.slurm"}
 
 
-def engine(name: str) -> Any:
-    """The engine's module, which has `Options`, `check(options)` and `submit(experiment, indices, options, watch)`."""
-    return importlib.import_module(ENGINES[name])
+@dataclasses.dataclass(frozen=True)
+class Carrier:
+    """An engine with its options, as the command line chose them."""
+
+    name: str
+    module: ModuleType
+    options: Options
+
+    def __str__(self) -> str:
+        return f"{self.options.here()} at a time" if self.name == "local" else f"on {self.name}"
+
+    def submit(
+        self, experiment: Experiment, indices: list[int], watch: Callable[[], None], jobs: int | None = None
+    ) -> dict[int, str]:
+        """See bench.engines.local.submit. jobs: runs at a time, in place of the options' own."""
+        options = self.options if jobs is None else dataclasses.replace(self.options, jobs=jobs)
+        return self.module.submit(experiment, indices, options, watch)
+
+
+def carrier(args: Any, configs: Iterable[RunConfig], jobs: int | None = None) -> Carrier:
+    """What the command line says about the engine; UsageError for what it cannot do, before anything is written.
+
+    args: its options `engine`, `address`, `slurm`, `per_device`. jobs: runs at a time; None: as many as there is room for.
+    """
+    from bench import mirror
+    from bench.devices import here
+
+    if args.engine not in ENGINES:
+        raise UsageError(f"unknown engine {args.engine!r}; known are {', '.join(ENGINES)}")
+    for name, number in (("jobs", jobs), ("per-device", args.per_device)):
+        if number is not None and number < 1:
+            raise UsageError(f"--{name} {number}: it takes a number from 1")
+    if args.slurm and args.engine != "slurm":
+        raise UsageError(f"--slurm {args.slurm[0]} is for --engine slurm")
+    if args.address and args.engine != "ray":
+        raise UsageError(f"--address {args.address} is for --engine ray")
+    module, slurm = importlib.import_module(ENGINES[args.engine]), {s.key: s.value for s in map(parse_override, args.slurm)}
+    options = Options(jobs=jobs, per_device=args.per_device, address=args.address, slurm=slurm)
+    one_machine = args.engine == "local" or (args.engine == "ray" and not module.cluster_address(options))
+    configs = list(configs)
+    if one_machine and any(config.device == "cuda" for config in configs):
+        options = dataclasses.replace(options, devices=here())
+    module.check(options)
+    for logger in {config.logger for config in configs}:
+        mirror.check(logger)
+    return Carrier(args.engine, module, options)

@@ -10,14 +10,13 @@ import time
 from typing import Any
 
 from bench.config import UsageError
-from bench.engines import engine
-from bench.engines.local import environment
+from bench.engines import Carrier
 from bench.rundir import read_json
 from bench.sweep.finish import confirm, snapshot
 from bench.sweep.plan import Plan, plan
 from bench.sweep.storage import FINISHED, Claim, Opened, claim, open_storage, open_study, public, running_here
 from bench.sweep.trial import run_trial
-from bench.worker import EXIT, die_with_parent, limit_threads
+from bench.worker import EXIT, die_with_parent, limit_threads, thread_limits
 
 IDLE = 1.0  # seconds between two looks for trials that were lost
 
@@ -70,7 +69,7 @@ def check_directory(asked: Plan) -> None:
         )
 
 
-def work(studies: list[Opened], engine_name: str) -> str:
+def work(studies: list[Opened], engine: Carrier) -> str:
     """Take trials until none is left (done) or a signal comes (stopped). Waits for trials of others, which may be lost."""
     stopping: list[int] = []
     before = {s: signal.signal(s, lambda number, _frame: stopping.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -83,7 +82,7 @@ def work(studies: list[Opened], engine_name: str) -> str:
                 time.sleep(IDLE)
                 continue
             try:
-                state = run_trial(mine, engine(engine_name))
+                state = run_trial(mine, engine)
             finally:
                 mine.release()
             if state == "stopped":
@@ -109,8 +108,9 @@ def line(mine: Claim, state: str) -> str:
 def carry(jobs: int) -> str:
     """Processes that take trials, `jobs` of them: done or stopped. One that dies leaves its trial to the others."""
     command = [sys.executable, "-m", "bench", *sys.argv[1:], "--as-worker"]
+    env = os.environ | thread_limits(1)
     workers = [
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment(1), start_new_session=True) for _ in range(jobs)
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, start_new_session=True) for _ in range(jobs)
     ]
     stopping: list[int] = []
 

@@ -13,7 +13,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.config import ALGO_META, UsageError, algo_values
-from bench.engines import engine
 from bench.grid import Cell
 from bench.rundir import Experiment, RunDir, dump_json, read_json, replace_file
 from bench.sweep.plan import Plan
@@ -161,8 +160,7 @@ def confirm(asked: Plan, studies: list[Opened]) -> int:
             for cell in cells:
                 set_aside(asked.path, experiment.run_dir(cell.entry()), cell)
             indices = experiment.write(asked.preset, command(asked), [cell.entry() for cell in cells])
-            carrier = engine(asked.engine)
-            outcome = carry(carrier, experiment, unfinished(experiment, indices, False), parallel(asked, len(cells)))
+            outcome = carry(asked.engine, experiment, unfinished(experiment, indices, False))
             code = summary(experiment, indices, outcome)
     except UsageError as error:
         if "in use by" not in str(error):
@@ -170,13 +168,6 @@ def confirm(asked: Plan, studies: list[Opened]) -> int:
         print(f"the confirmation is being run by another process ({experiment.path}), which writes the report")
         return 3
     return max(code, 1) if nothing and code != 3 else code
-
-
-def parallel(asked: Plan, runs: int) -> int:
-    """Runs at a time: the cores of this machine, or all where a scheduler places them."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if asked.engine == "local" else runs
 
 
 def set_aside(top: Path, directory: RunDir, cell: Cell) -> None:

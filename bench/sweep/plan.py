@@ -20,6 +20,7 @@ from bench.config import (
     parse_override,
     run_config,
 )
+from bench.engines import Carrier, carrier
 from bench.grid import (
     Cell,
     Variant,
@@ -105,7 +106,7 @@ class Plan:
     preset: str
     confirm: int  # fresh seeds on which the best configuration and the defaults are run at the end
     storage: str | None
-    engine: str
+    engine: Carrier
 
     @property
     def cells_per_trial(self) -> int:
@@ -141,12 +142,11 @@ def plan(args: Any) -> Plan:
         sizes = ", ".join(f"{s.label} {s.trials}" for s in studies)
         raise UsageError(f"--sampler grid: the grids differ in size ({sizes}), which is no equal budget; sweep them apart")
     name = check_name(args.name or f"sweep-{default_name(args.preset, studies[0].base()[0])}")
-    return Plan(args.root / name, studies, args.preset, args.confirm, args.storage, args.engine)
+    engine = carrier(args, [config for study in studies for config in study.base()])
+    return Plan(args.root / name, studies, args.preset, args.confirm, args.storage, engine)
 
 
 def check_numbers(args: Any) -> None:
-    from bench.engines import ENGINES
-
     if not args.seeds.isdecimal() or not 1 <= int(args.seeds) < FIRST_TUNING_SEED:
         raise UsageError(f"--seeds {args.seeds}: a sweep takes a number of tuning seeds (they count from {FIRST_TUNING_SEED})")
     if args.trials is not None and args.trials < 1:
@@ -159,8 +159,6 @@ def check_numbers(args: Any) -> None:
         raise UsageError(f"unknown sampler {args.sampler!r}; known are {', '.join(SAMPLERS)}")
     if args.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise UsageError("--sampler cmaes needs the package cmaes; install this one with the extra `sweep`")
-    if args.engine not in ENGINES:
-        raise UsageError(f"unknown engine {args.engine!r}; known are {', '.join(ENGINES)}")
 
 
 def study(args: Any, variant: Variant, env_ids: tuple[str, ...], fixed: set[str]) -> Study:

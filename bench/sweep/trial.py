@@ -7,12 +7,12 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from optuna.trial import TrialState
 
 from bench.config import UsageError
+from bench.engines import Carrier
 from bench.rundir import Experiment
 from bench.sweep.storage import Claim
 from bench.worker import locked
@@ -21,7 +21,7 @@ ATTEMPTS = 2  # of a run whose process died (out of memory, a killed worker): it
 RELEASE = 120.0  # seconds that the runs of a lost trial get to end themselves
 
 
-def run_trial(claim: Claim, engine: Any) -> str:
+def run_trial(claim: Claim, engine: Carrier) -> str:
     """Run it to its end: complete | pruned | failed, which the storage then says, or stopped, when it is to be continued."""
     space = claim.opened.asked.space
     params = space.suggest(claim.trial)
@@ -46,14 +46,14 @@ def run_trial(claim: Claim, engine: Any) -> str:
     return tell(claim, progress)
 
 
-def carry(engine: Any, experiment: Experiment, indices: list[int], progress: Progress) -> dict[int, str]:
+def carry(engine: Carrier, experiment: Experiment, indices: list[int], progress: Progress) -> dict[int, str]:
     """All runs of the trial side by side, so that they can be compared with other trials at equal steps on the way."""
     outcome = dict.fromkeys(indices, "done")
     for _ in range(ATTEMPTS):
         todo = [index for index in indices if experiment.run_dir(experiment.cells()[index]).state() not in ("done", "failed")]
         if not todo:
             break
-        outcome |= engine.submit(experiment, todo, engine.Options(jobs=len(todo)), progress)
+        outcome |= engine.submit(experiment, todo, progress, jobs=len(todo))
         if progress.ended or not any(state.startswith("died") for state in outcome.values()):
             break
     progress.look()
