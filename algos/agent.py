@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 MODES = ("explore", "own", "sample")  # explore: with the method's exploration; own: the method's own evaluation; sample
 
@@ -207,11 +206,28 @@ class Adam:
 
     def __init__(self, modules: nn.Module | list[Tensor], lr: float, clip: float = 0.0):
         self.own = list(modules.parameters()) if isinstance(modules, nn.Module) else list(modules)
-        self.lr, self.clip = lr, clip
+        self.clip = clip
+        self.rate: float | Tensor = lr
         self.mean = [torch.zeros_like(p) for p in self.own]
         self.square = [torch.zeros_like(p) for p in self.own]
-        self.steps = [torch.zeros((), device=p.device) for p in self.own]
+        self.step = torch.zeros((), device=self.own[0].device)  # all parameters take the same steps
         self.grads: list[Tensor] = []
+
+    @property
+    def lr(self) -> float | Tensor:
+        """Learning rate: a number, or a device tensor once `capturable` was called, which an assignment fills."""
+        return self.rate
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if isinstance(self.rate, Tensor):
+            self.rate.fill_(value)
+        else:
+            self.rate = value
+
+    def capturable(self) -> None:
+        """Keep the learning rate on the device: a captured graph reads the value of the moment, not that of the capture."""
+        self.rate = torch.as_tensor(self.rate, dtype=torch.float32, device=self.step.device)
 
     def minimise(self, loss: Tensor) -> None:
         """One step on `loss`. Nothing but this optimizer's parameters gets a gradient, so no work is wasted on others."""
@@ -220,19 +236,21 @@ class Adam:
             norm = nn.utils.get_total_norm(self.grads)
             torch._foreach_mul_(self.grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         with torch.no_grad():
-            adam(
-                self.own, self.grads, self.mean, self.square, [], self.steps, fused=True, amsgrad=False,
-                beta1=0.9, beta2=0.999, lr=self.lr, weight_decay=0.0, eps=1e-8, maximize=False,
+            self.step += 1
+            torch.ops.aten._fused_adam_(
+                self.own, self.grads, self.mean, self.square, [], [self.step] * len(self.own), lr=self.rate,
+                beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
             )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments, step counts, and the gradients of the last step (a log line takes their norm)."""
-        return {"mean": self.mean, "square": self.square, "steps": self.steps, "grads": self.grads}
+        """Moments, step count, and the gradients of the last step (a log line takes their norm)."""
+        return {"mean": self.mean, "square": self.square, "step": self.step, "grads": self.grads}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name in ("mean", "square", "steps"):
+        for name in ("mean", "square"):
             for own, stored in zip(getattr(self, name), state[name], strict=True):
                 own.copy_(stored)
+        self.step.copy_(state["step"])
         self.grads = [stored.to(p) for p, stored in zip(self.own, state["grads"], strict=False)]
 
     def grad_norm(self) -> Tensor | None:
@@ -295,6 +313,12 @@ class Agent:
         """`act` in the mode explore, and what a rollout keeps of it besides, such as log-densities: {name: [N, ...]}."""
         return self.act(obs, noise, "explore"), {}
 
+    def schedule(self) -> None:
+        """Set what depends on the number of updates done, such as a learning rate; called before the phases of an update.
+
+        A phase itself does not look at the counter: what is captured in a graph would keep the value of its capture.
+        """
+
     def due(self) -> list[Phase]:
         return [phase for phase in self.phases if phase.due(self.updates)]
 
@@ -310,6 +334,7 @@ class Agent:
         compiles it or replays a graph. Returns the detached tensors of all phases.
         """
         info: dict[str, Tensor] = {}
+        self.schedule()
         for phase in self.due():
             method = self.run_phase if run is None else run
             info |= method(phase, batch, noise[phase.name])

@@ -110,6 +110,9 @@ class DiffusionQL(Agent):
         return -self.critics.one(member, batch.obs, action).mean() / scale, action
 
     # -- phases ------------------------------------------------------------------------------------------------------
+    def schedule(self):
+        self.actor_optimizer.lr = cosine_decay(self.config.actor_lr, self.updates, self.config.actor_decay_updates)
+
     def critic(self, batch, noise):
         y, next_actions = self.target_q(batch, noise)
         loss, q = self.critic_loss(batch, y)
@@ -127,7 +130,6 @@ class DiffusionQL(Agent):
         if c.bc:
             bc_loss = self.bc_loss(batch, noise)
             loss, info["bc_loss"] = loss + c.bc * bc_loss, bc_loss.detach()
-        self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.actor_decay_updates)
         self.actor_optimizer.minimise(loss)
         return info | {"actor_loss": loss.detach()}
 

@@ -93,6 +93,9 @@ class QSM(Agent):
         return F.mse_loss(eps, target), eps
 
     # -- phases ------------------------------------------------------------------------------------------------------
+    def schedule(self):
+        self.actor_optimizer.lr = cosine_decay(self.config.actor_lr, self.updates, self.config.actor_decay_updates)
+
     def critic(self, batch, noise):
         y, next_actions = self.target_q(batch, noise)
         loss, q = self.critic_loss(batch, y)
@@ -106,7 +109,6 @@ class QSM(Agent):
     def actor(self, batch, noise):
         target, noised, gradient = self.score_target(batch, noise)
         loss, eps = self.actor_loss(batch, noise, noised, target)
-        self.actor_optimizer.lr = cosine_decay(self.config.actor_lr, self.updates, self.config.actor_decay_updates)
         self.actor_optimizer.minimise(loss)
         return {"actor_loss": loss.detach(), "eps": eps.detach(), "action_gradient": gradient}
 
