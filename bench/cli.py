@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
         raise
+    except OSError as error:  # a full disk, a directory that may not be written to: the system says it in one line
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 3
 

@@ -94,6 +94,7 @@ BAD = {
     "address for local": (["--address", "head:6379"], "for --engine ray"),
     "no ray cluster": (["--engine", "ray", "--address", "127.0.0.1:9"], "no Ray cluster answers there"),
     "no such device": (["--device", "cuda"], "sees no CUDA device"),
+    "root": (["--root", "/proc/runs"], "/proc/runs"),
     "per device": (["--per-device", "0"], "--per-device 0"),
 }  # fmt: skip
 
