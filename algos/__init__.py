@@ -14,6 +14,7 @@ AGENTS = {
     "sac": "algos.sac:SAC",
     "td3": "algos.td3:TD3",
     "ctq": "algos.ctq:ContinuousQ",
+    "dpok": "algos.dpok:DPOK",
 }
 
 

@@ -38,6 +38,8 @@ class Config:
     actor_lr: float = 3e-3  # Adam
     critic_lr: float = 3e-3  # Adam
     decay_updates: int = 0  # cosine decay of both rates to 0; 0: constant
+    control_variate: bool = True  # take dJ/dy g dW off delta (ours): its mean is 0, the dynamics known, the noise in psi's way
+    trace: float = 0.9  # of the eligibility trace in J's test function; 0: dJ alone (paper), which needs many more updates
     delta_clip: float = 20.0  # largest |delta|: an estimate of the score close to the data may be far off; 0: no clip (paper)
     ema: float = 0.99  # decay of the averaged mu that evaluation plays (ours); 0: mu itself
 
@@ -48,6 +50,7 @@ class Config:
         require_choice("activation", self.activation, ("relu", "mish", "tanh"))
         require_choice("init", self.init, ("xavier", "torch"))
         require(self.theta > 0, "theta", self.theta, "a positive temperature")
+        require(0 <= self.trace <= 1, "trace", self.trace, "a value in [0, 1]")
         for name in ("envs", "epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("actor_lr", "critic_lr", "delta_clip", "decay_updates"):
@@ -89,23 +92,41 @@ class ContinuousQ(Agent):
         """(delta detached, J, q) of all decisions, [L N]. The last reward of a trajectory has beta h(y_T) in it, and its
         discount is 0, which is J(T, .) = beta h."""
         obs, action, next_obs = (part.flatten(0, 1) for part in (batch.obs, batch.action, batch.next_obs))
-        value, q = self.critic(obs), self.q(obs, action)
+        obs = obs.detach().requires_grad_(self.config.control_variate)
+        value, q = self.critic(obs), self.q(obs.detach(), action)
         with torch.no_grad():
             after = batch.reward.flatten() + batch.discount.flatten() * self.critic(next_obs)
             delta = after - value - q * self.dynamics.dt
+        if self.config.control_variate:
+            slope = split(torch.autograd.grad(value.sum(), obs, retain_graph=True)[0])[1]
+            delta -= (slope * self.diffused(obs.detach(), action, next_obs)).sum(dim=1)
         return delta, value, q
 
-    def losses(self, delta: Tensor, value: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses whose gradients are -E sum_i dJ_i delta_i and -E sum_i dq_i delta_i, over the number of steps."""
-        if self.config.delta_clip:
-            delta = delta.clamp(-self.config.delta_clip, self.config.delta_clip)
-        return -(delta * value).mean(), -(delta * q).mean()
+    def diffused(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+        """g dW [B, d] of a step: what the known drift leaves; 0 under a deterministic sampler."""
+        (t, y), d = split(obs), self.dynamics
+        if d.sampler != "sde":
+            return torch.zeros_like(y)
+        return split(next_obs)[1] - y - (d.f(t) * y + d.g2(t) * action * self.scale) * d.dt
+
+    def losses(self, delta: Tensor, value: Tensor, q: Tensor, discount: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses whose gradients are -E sum_i xi_i delta_i and -E sum_i dq_i delta_i, over the number of steps, where
+        xi_i = sum_{j <= i} trace^(i-j) dJ_j. discount [L, N]."""
+        c = self.config
+        if c.delta_clip:
+            delta = delta.clamp(-c.delta_clip, c.delta_clip)
+        ahead = delta.view_as(discount)
+        if c.trace:  # the sum over i and j in the other order: each dJ_j meets all later deltas
+            ahead = ahead.clone()
+            for i in range(len(ahead) - 2, -1, -1):
+                ahead[i] += c.trace * discount[i] * ahead[i + 1]
+        return -(ahead.flatten() * value).mean(), -(delta * q).mean()
 
     # -- phases ------------------------------------------------------------------------------------------------------
     def martingale(self, batch, noise):
         c = self.config
         delta, value, q = self.deltas(batch)
-        critic_loss, actor_loss = self.losses(delta, value, q)
+        critic_loss, actor_loss = self.losses(delta, value, q, batch.discount)
         self.critic_optimizer.lr = cosine_decay(c.critic_lr, self.updates, c.decay_updates)
         self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.decay_updates)
         self.critic_optimizer.minimise(critic_loss)
