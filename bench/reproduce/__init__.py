@@ -23,12 +23,12 @@ PRESETS = ("quick", "long", "full")
 
 @dataclass(frozen=True)
 class Context:
-    """How a study is run: where its runs lie, how many at a time, under which name and preset."""
+    """How a study is run: under which name and preset, where its runs lie, and the words of the command line for the engine."""
 
     name: str
     preset: str
     root: Path
-    jobs: int | None
+    how: Namespace
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def study(name: str) -> Study:
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").STUDY
 
 
-def reproduce(name: str, preset: str, root: Path, out: Path, jobs: int | None = None) -> Findings:
+def reproduce(name: str, preset: str, root: Path, out: Path, how: Namespace) -> Findings:
     """Run a study and write its page into out/<name>, and the index of all pages into out/README.md."""
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; an experiment has {', '.join(PRESETS)}")
@@ -74,7 +74,7 @@ def reproduce(name: str, preset: str, root: Path, out: Path, jobs: int | None = 
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; it takes a directory")
     budget = chosen.budgets[preset]
-    findings = chosen.run(budget, Context(name, preset, root, jobs))
+    findings = chosen.run(budget, Context(name, preset, root, how))
     write_page(
         out / name, name, chosen.title, source=chosen.source, claims=chosen.claims, findings=findings, preset=preset,
         budget=str(budget),
@@ -96,7 +96,7 @@ def command(args: Namespace) -> int:
         raise UsageError(f"reproduce needs a name; known are {', '.join(names())}")
     out = args.out or args.root / "reproduction"
     try:
-        findings = reproduce(args.name, args.preset, args.root, out, args.jobs)
+        findings = reproduce(args.name, args.preset, args.root, out, args)
     except Stopped:
         print("repeat the command to finish what is missing")
         return 3

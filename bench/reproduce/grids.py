@@ -43,10 +43,12 @@ class Grid:
     def train(self, context: Context) -> Results:
         """Run what is missing of it as <root>/reproduce-<study>-<preset>. Raises Stopped where it was interrupted."""
         name = f"reproduce-{context.name}-{context.preset}"
-        words = argparse.Namespace(
-            root=context.root, name=name, preset=self.preset, algos=self.algos, envs=self.envs, seeds=str(self.seeds),
-            overrides=list(self.settings), jobs=context.jobs, engine="local", retry_failed=False, no_report=True,
-        )  # fmt: skip
+        own = {
+            "command": "run", "root": context.root, "name": name, "preset": self.preset, "algos": self.algos, "envs": self.envs,
+            "seeds": str(self.seeds), "retry_failed": False, "no_report": True,
+        }  # fmt: skip
+        words = argparse.Namespace(**vars(context.how) | own)
+        words.overrides = cli.overrides(words, list(self.settings))
         if cli.run(words) == 3:
             raise Stopped
         return Results(Experiment(context.root, name))

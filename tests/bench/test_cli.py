@@ -149,8 +149,8 @@ def test_list(command):
 def test_overrides_in_any_position_reach_the_run(command, tmp_path, monkeypatch):
     asked = []
 
-    def carry(engine, experiment, todo, options):
-        asked.append(options.jobs)
+    def carry(engine, experiment, todo):
+        asked.append(engine.options.jobs)
         return dict.fromkeys(todo, "stopped")
 
     monkeypatch.setattr("bench.cli.carry", carry)

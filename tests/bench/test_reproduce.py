@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_a_claim_without_a_verdict_is_no_page(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(gridworld, "STUDY", study)
     with pytest.raises(ValueError, match="no verdict on b"):
-        reproduce.reproduce("gridworld", "quick", tmp_path, tmp_path)
+        reproduce.reproduce("gridworld", "quick", tmp_path, tmp_path, Namespace())
 
 
 def test_verdicts_from_seeds_need_an_interval_that_clears_the_threshold():
