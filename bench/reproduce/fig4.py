@@ -87,7 +87,8 @@ STUDY = Study(
             "modes",
             "QSM learns a multi-modal policy: at the first state it draws actions of both directions.",
             "Holds if, at the end, the 95 % t interval over seeds of the share of first states with at least a tenth of the "
-            f"samples on either side (|a| >= 0.5), and fewer in between, lies above 0.5. Not decidable unless QSM's final score reaches {LEARNED} of the range.",
+            f"samples on either side (|a| >= 0.5), and fewer in between, lies above 0.5. "
+            f"Not decidable unless QSM's final score reaches {LEARNED} of the range.",
         ),
         Claim(
             "extremes",
