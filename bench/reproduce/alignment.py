@@ -174,7 +174,10 @@ def judge(exact: dict, gains: dict, radius: float, correlations: list[float]) ->
             f"by at least {exact['smallest_improvement'][str(radius)]:.1e}; matching everywhere ends "
             f"{exact['distance_to_optimum'][-1]:.0e} from the optimum in {len(exact['distance_to_optimum']) - 1} updates.",
         ),
-        "training": above(correlations, 0.0, "Rank correlation of alignment and return along QSM's training"),
+        "training": above(
+            np.arctanh(np.clip(correlations, -0.999, 0.999)), 0.0,
+            "Fisher's z of the rank correlation of alignment and return along QSM's training",
+        ),
     }
 
 
@@ -247,7 +250,7 @@ STUDY = Study(
         Claim(
             "training",
             "Along QSM's training, return rises with alignment.",
-            "Holds if the 95 % t interval over seeds of Spearman's correlation between the two lies above 0.",
+            "Holds if the 95 % t interval over seeds of Spearman's correlation between the two (as Fisher's z) lies above 0.",
         ),
     ),
     budgets={

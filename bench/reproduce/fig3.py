@@ -34,9 +34,10 @@ STUDY = Study(
         ),
     ),
     budgets={
-        "quick": Grid("qsm,sac,td3", TASKS, 3, ("steps=4000", "eval_every=2000", "eval.episodes=3", *SMALL), note=SAYS),
-        "long": Grid("qsm,sac,td3,dql,pg", TASKS, 3, ("steps=12000", "env.action_repeat=8", "eval.episodes=5")),
+        "quick": Grid("qsm,sac,td3", TASKS, 3,
+                      ("steps=4000", "warmup=1040", "eval_every=2000", "eval.episodes=3", *SMALL), note=SAYS),
+        "long": Grid("qsm,sac,td3,dql,pg", TASKS, 3, ("steps=36000", "env.action_repeat=8", "eval.episodes=5")),
         "full": Grid("qsm,sac,td3,dql,pg", TASKS, 10, preset="paper"),
     },
     run=run,
-)
+)  # fmt: skip

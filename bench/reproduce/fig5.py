@@ -87,9 +87,10 @@ STUDY = Study(
         ),
     ),
     budgets={
-        "quick": Grid("qsm,dql", TASK, 3, ("steps=8000", "eval_every=4000", "eval.episodes=3", *SMALL), note=SAYS),
+        "quick": Grid("qsm,dql", TASK, 3,
+                      ("steps=8000", "warmup=1040", "eval_every=4000", "eval.episodes=3", *SMALL), note=SAYS),
         "long": Grid("qsm,dql", TASK, 5, ("steps=160000", "env.action_repeat=8", "eval.episodes=5")),
         "full": Grid("qsm,dql", TASK, 10, preset="paper"),
     },
     run=run,
-)
+)  # fmt: skip

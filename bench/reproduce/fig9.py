@@ -45,9 +45,10 @@ STUDY = Study(
         ),
     ),
     budgets={
-        "quick": Grid(ALGOS, "dmc/walker-run", 3, ("steps=6000", "eval_every=3000", "eval.episodes=3", *SMALL), note=SAYS),
+        "quick": Grid(ALGOS, "dmc/walker-run", 3,
+                      ("steps=6000", "warmup=1040", "eval_every=3000", "eval.episodes=3", *SMALL), note=SAYS),
         "long": Grid(ALGOS, "dmc/walker-run", 3, ("steps=80000", "env.action_repeat=8", "eval.episodes=5")),
         "full": Grid(ALGOS, "dmc/quadruped-run,dmc/humanoid-walk", 10, ("algo.m_q=120",), preset="paper"),
     },
     run=run,
-)
+)  # fmt: skip

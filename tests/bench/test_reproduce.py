@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import bench.reproduce as reproduce
+from bench.grid import plan
 from bench.reproduce import gridworld
+from bench.reproduce.grids import Grid
 from reports import stats
 from reports.reproduction import FAILS, HOLDS, OPEN, Claim, Findings, Verdict, above, every, larger
 
@@ -67,6 +69,15 @@ def test_every_study_is_listed_with_claims_rules_and_all_presets(command):
         assert set(study.budgets) == set(reproduce.PRESETS)
         assert study.claims
         assert all(claim.rule and claim.text in done.out for claim in study.claims)
+
+
+@pytest.mark.parametrize("name", reproduce.names())
+def test_every_grid_of_every_preset_can_be_planned(name):
+    """Settings, names and warm-ups are refused when a grid is planned, before anything runs."""
+    for budget in reproduce.study(name).budgets.values():
+        grid = getattr(budget, "grid", budget)
+        if isinstance(grid, Grid):
+            plan(grid.preset, grid.algos, grid.envs, str(grid.seeds), list(grid.settings))
 
 
 def test_a_claim_without_a_verdict_is_no_page(monkeypatch, tmp_path):

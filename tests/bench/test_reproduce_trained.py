@@ -121,6 +121,8 @@ def test_modes_and_extremes_of_known_samples():
     found = fig4.measure(np.stack([np.stack([split, split]), np.stack([split, one])])[..., None])
     np.testing.assert_allclose(found["both sides"], [1, 0.5])
     np.testing.assert_allclose(found["extremes"], [0.5, 0.75])
+    wide = fig4.measure(np.linspace(-1, 1, 64).reshape(1, 1, 64, 1))  # both sides, but no two modes
+    np.testing.assert_allclose(wide["both sides"], [0])
 
 
 def test_diversity_of_a_point_of_corners_and_of_uniform_samples():
