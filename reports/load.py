@@ -89,6 +89,7 @@ class Run:
     failure: dict[str, Any]
     progress: dict[str, Any]
     evals: Curve
+    others: dict[str, Curve]  # what evaluations recorded beside the score, by name
     metrics: dict[str, Curve]
     clock: Clock
     sessions: list[dict[str, Any]]
@@ -255,17 +256,23 @@ def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
         return np.array([row[name] if _number(row.get(name)) else np.nan for row in rows], dtype=np.float64)
 
 
-def _evals(rows: list[dict[str, Any]], score: Score, notes: list[str]) -> Curve:
-    """The value of an evaluation is the mean of its episodes."""
+def _evals(rows: list[dict[str, Any]], name: str, notes: list[str]) -> Curve:
+    """The value of an evaluation is the mean of its episodes' returns, or of what it recorded under another name."""
     kept, values = [], []
     for row in rows:
-        episodes = row.get("returns") if score.name == "return" else (row.get("scores") or {}).get(score.name)
+        episodes = row.get("returns") if name == "return" else (row.get("scores") or {}).get(name)
         try:
             values.append(sum(episodes) / len(episodes))
             kept.append(row)
         except (TypeError, ZeroDivisionError):
-            notes.append(f"evals.jsonl: no {score.name} at env_step {row['env_step']}")
+            notes.append(f"evals.jsonl: no {name} at env_step {row['env_step']}")
     return Curve(_column(kept, "env_step"), _column(kept, "update"), np.array(values, dtype=np.float64))
+
+
+def _others(rows: list[dict[str, Any]], score: Score) -> dict[str, Curve]:
+    """Curves of what evaluations recorded beside the score: only where they recorded anything but returns."""
+    named = dict.fromkeys(name for row in rows for name in row.get("scores") or {})
+    return {name: _evals(rows, name, []) for name in ("return", *named) if named and name != score.name}
 
 
 def _metrics(rows: list[dict[str, Any]]) -> dict[str, Curve]:
@@ -323,6 +330,7 @@ def read_run(path: Path, experiment: str | None = None) -> Run:
         raise ValueError("config.yaml lacks label, env.id or seed")
     score = _score(config.get("spec") or {})
     progress = read_json(path / "progress.json", notes)
+    evaluations = read_lines(path / "evals.jsonl", notes)
     sessions = read_json(path / "provenance.json", notes).get("sessions") or []
     run = Run(
         path=path,
@@ -335,7 +343,8 @@ def read_run(path: Path, experiment: str | None = None) -> Run:
         state=_state(path, progress),
         failure=read_json(path / "FAILED.json", notes),
         progress=progress,
-        evals=_evals(read_lines(path / "evals.jsonl", notes), score, notes),
+        evals=_evals(evaluations, score.name, notes),
+        others=_others(evaluations, score),
         metrics=_metrics(read_lines(path / "metrics.jsonl", notes, most=DRAWN_LINES)),
         clock=_clock(read_lines(path / "clock.jsonl", notes, most=CLOCK_LINES)),
         sessions=[session for session in sessions if isinstance(session, dict)],

@@ -84,7 +84,7 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
     if envs:
         blocks += [plots.aggregates(summary, look), _aggregate_table(summary, look)]
         blocks.append(plots.profiles(collection, rows, summary, look))
-    blocks += [_score_table(summary, look), _threshold_table(summary, look)]
+    blocks += [_score_table(summary, look), *_other_table(summary, look), _threshold_table(summary, look)]
     scopes = [None] if len(envs) > 1 else []
     scopes += envs if len(envs) == 1 else []
     for scope in scopes:
@@ -166,6 +166,18 @@ def _score_table(summary: Row, look: dict[str, Look]) -> Table:
         "of its shortest finished run."
     )
     return Table(columns, grouped(rows), "Scores by task", note)
+
+
+def _other_table(summary: Row, look: dict[str, Look]) -> list[Table]:
+    """What evaluations recorded beside the score, where there is such."""
+    names = list(dict.fromkeys(name for cell in summary["cells"] for name in cell["others"]))
+    rows = [
+        [cell["env"], label_cell(cell["label"], look), *(estimate(cell["others"].get(name)) for name in names)]
+        for cell in summary["cells"]
+        if cell["others"]
+    ]
+    note = "At the last evaluation: means over finished seeds with 95 % t intervals. Algorithms are not ranked by these."
+    return [Table(["environment", "algorithm", *names], grouped(rows), "Beside the score", note)] if rows else []
 
 
 def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from reports import stats
-from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Missing, Run
+from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Curve, Missing, Run
 
 THRESHOLDS = (0.5, 0.8)  # of the normalised score
 COLUMNS = ("final", "best", "auc")
@@ -83,6 +83,7 @@ def _row(run: Run, budget: int, condition: str) -> Row:
     }
     if run.state == "done":
         row |= _scores(run, budget)
+        row |= {f"final: {name}": _last(curve, budget) for name, curve in run.others.items()}
     return row | _clock_columns(run) | {"condition": condition}
 
 
@@ -108,6 +109,11 @@ def _scores(run: Run, budget: int) -> Row:
         reach[f"seconds_to_{key}"] = stats.first_reach(seconds, height, threshold)
     named = {f"{name}_normalised": float(number) for name, number in zip(raw, normalised, strict=True)}
     return {"scored": True, "evaluations": len(value), "untrained": float(value[0]), **raw, **named, **reach}
+
+
+def _last(curve: Curve, budget: int) -> float | None:
+    within = curve.value[curve.step <= budget]
+    return float(within[-1]) if len(within) else None
 
 
 def _clock_columns(run: Run) -> Row:
@@ -209,6 +215,8 @@ def _cell(rows: list[Row]) -> Row:
     for name in names:
         values = _values(scored, name)
         cell[name] = estimate(stats.mean_estimate(values)) if len(values) else None
+    others = [key for key in rows[0] if key.startswith("final: ") and len(_values(scored, key))]
+    cell["others"] = {key.removeprefix("final: "): estimate(stats.mean_estimate(_values(scored, key))) for key in others}
     for threshold in THRESHOLDS:
         key = reach_key(threshold)
         cell[f"reached_{key}"] = int(np.isfinite(_values(scored, f"frames_to_{key}")).sum())

@@ -26,7 +26,7 @@ from envs.spec import Dynamics, EnvSpec, Score
 
 REWARDS = ("quadratic", "indicator", "jpeg")
 SAMPLERS = ("sde", "ode", "ddim")
-CLIPPED = 5e-4  # share of a reference policy's actions beyond the bound, where actions are bounded
+CLIPPED = 2e-4  # share of the best policy's actions beyond the bound, where actions are bounded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Truth:
     def action_bound(self, share: float) -> float:
         """A bound that `share` of the entries of the best actions exceed, over p* and all steps."""
         generator, sizes = np.random.default_rng(0), []
-        chosen = generator.choice(self.best.size, 1000, p=self.best.ravel())
+        chosen = generator.choice(self.best.size, 2000, p=self.best.ravel())
         x = self.axis[np.stack(np.unravel_index(chosen, self.best.shape), axis=1)]
         for t in self.dynamics.dt * np.linspace(1, self.dynamics.steps, min(self.dynamics.steps, 50)):
             y = self.dynamics.alpha(t) * x + np.sqrt(self.dynamics.sigma2(t)) * generator.standard_normal(x.shape)

@@ -68,6 +68,25 @@ def test_returns_are_those_of_whole_episodes_from_their_own_seeds(small):
     assert max(record["lengths"]) <= 30
 
 
+class Zero(Stub):
+    def act(self, obs, noise, mode):
+        return torch.zeros(len(obs), 1)
+
+
+def test_scores_are_of_the_last_observations(small):
+    """generation/gmm1d's, of whole samples; those of an episode that went on would be of noise."""
+    config = small("sac", "eval.episodes=50", "env.steps=6", env="generation/gmm1d")
+    evaluator = Evaluator(config, torch.device("cpu"))
+    record = evaluator.play(Zero(), 2)
+    env, _ = envs.make("generation/gmm1d", (0, 1), 50, steps=6)
+    env.start([2] * 50)
+    for _ in range(6):
+        info = env.step(np.zeros((50, 1)))[4]
+    assert record["scores"] == env.scores(info["final_obs"])
+    assert record["scores"]["reward"][0] == pytest.approx(info["terminal_reward"].mean() / 2, rel=1e-5)
+    assert record["lengths"] == [6] * 50
+
+
 def test_an_evaluation_depends_on_its_number_alone(small):
     config = small("sac")
     first, second = Evaluator(config, torch.device("cpu")), Evaluator(config, torch.device("cpu"))

@@ -154,6 +154,23 @@ def test_less_is_better_where_the_score_says_so(tmp_path: Path, undrawn: None) -
     assert load.Score("kl", False, 0.0, 2.0).normalise(np.array([0.2])) == pytest.approx(0.9)
 
 
+def test_what_stands_beside_the_score_is_shown_and_ranks_nothing(tmp_path: Path, undrawn: None) -> None:
+    score = {"name": "KL", "direction": "min", "low": 2.0, "high": 0.0}
+    for seed in range(3):
+        path = synthetic.run(tmp_path / "kl", "generation/gmm1d", "sac", seed, score=score)
+        evals = [json.loads(line) for line in (path / "evals.jsonl").read_text().splitlines()]
+        for position, row in enumerate(evals):
+            row["scores"] = {"KL": [1.0 / (1 + position + seed)], "reward": [position + seed, position + seed + 1]}
+        synthetic.write_lines(path / "evals.jsonl", evals)
+    reports.write([tmp_path / "kl"], tmp_path / "kl" / "report")
+    rows, (cell,) = rows_of(tmp_path / "kl"), summary_of(tmp_path / "kl")["cells"]
+    assert [float(row["final"]) for row in rows] == pytest.approx([1 / 17, 1 / 18, 1 / 19])
+    assert [float(row["final: reward"]) for row in rows] == [16.5, 17.5, 18.5]
+    assert set(cell["others"]) == {"return", "reward"}
+    assert (cell["score"], cell["others"]["reward"]["value"]) == ("KL", 17.5)
+    assert "| environment | algorithm | return | reward |" in (tmp_path / "kl" / "report" / "report.md").read_text()
+
+
 # Words
 
 

@@ -1,0 +1,107 @@
+"""Images as data: what is read, what is refused, the size of a JPEG file, and distances with known values."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import envs
+from envs.generation import data, rewards
+from envs.generation.images import Reference, frechet
+
+
+def save(folder, *pictures):
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+
+
+def grey(height, width, seed=0):
+    return np.random.default_rng(seed).integers(256, size=(height, width), dtype=np.uint8)
+
+
+def test_a_folder_is_read_to_the_pixel(tmp_path):
+    pictures = [grey(3, 5, seed) for seed in range(4)]
+    save(tmp_path, *pictures)
+    points, shape = data.folder(tmp_path)
+    assert shape == (1, 3, 5)
+    assert np.array_equal(rewards.to_pixels(points, shape)[..., 0], pictures)
+    colour = np.stack([grey(3, 5, 9)] * 2 + [grey(3, 5, 8)], axis=2)
+    Image.fromarray(colour).save(tmp_path / "9.png")
+    points, shape = data.folder(tmp_path)
+    assert shape == (3, 3, 5)
+    assert np.array_equal(rewards.to_pixels(points, shape)[-1], colour)
+
+
+def test_mixed_sizes_and_broken_files_are_refused(tmp_path):
+    save(tmp_path, grey(4, 4), grey(4, 6))
+    with pytest.raises(ValueError, match=r"must have one size, found 4 x 4 \(0.png\) and 6 x 4 \(1.png\)"):
+        envs.check("generation/images", {"path": str(tmp_path)})
+    (tmp_path / "1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1.png cannot be read as an image"):
+        data.folder(tmp_path)
+
+
+def cifar_archive(path, images, labels):
+    records = np.concatenate([labels[:, None], images.reshape(len(images), -1)], axis=1).astype(np.uint8)
+    with tarfile.open(path, "w:gz") as tar:
+        for name, part in (("data_batch_2", records[2:]), ("data_batch_1", records[:2]), ("test_batch", records)):
+            content = part.tobytes()
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_a_cifar_archive_is_read_and_its_checksum_held(tmp_path):
+    images = np.random.default_rng(0).integers(256, size=(5, 3, 32, 32))
+    cifar_archive(tmp_path / "cifar.tar.gz", images, np.arange(5))
+    points, shape = data.read_cifar10(tmp_path / "cifar.tar.gz")
+    assert np.array_equal(rewards.to_pixels(points, shape), images.transpose(0, 2, 3, 1))
+    with pytest.raises(ValueError, match=r"has the md5 checksum \w{32}, not c32a1d4ab5d03f1284b67883e8d87530"):
+        envs.check("generation/cifar10", {"path": str(tmp_path / "cifar.tar.gz")})
+
+
+def test_the_reward_is_the_size_of_the_file(tmp_path):
+    flat, noisy = np.full((8, 8), 90, np.uint8), grey(8, 8)
+    y = np.stack([flat, noisy]).reshape(2, 64) / 127.5 - 1
+    found = rewards.jpeg(y, (1, 8, 8))
+    sizes = []
+    for number, picture in enumerate((flat, noisy)):
+        Image.fromarray(picture).save(tmp_path / f"{number}.jpg", quality=75)
+        sizes.append((tmp_path / f"{number}.jpg").stat().st_size)
+    assert (-100 * found).tolist() == sizes
+    assert found[0] > found[1]
+    assert np.array_equal(rewards.jpeg(np.full((1, 64), np.nan), (1, 8, 8)), rewards.jpeg(np.zeros((1, 64)), (1, 8, 8)))
+
+
+def test_distances_are_those_of_gaussians_and_neighbours():
+    generator = np.random.default_rng(0)
+    a = generator.standard_normal((200000, 2))
+    b = 3 * generator.standard_normal((200000, 2)) + [1.0, 2.0]
+    assert frechet(a, b) == pytest.approx(5 + 2 * (3 - 1) ** 2, rel=0.02)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+    points = generator.uniform(-1, 1, (300, 48))
+    reference = Reference(points)
+    shifted = points[:70] + 0.01
+    np.testing.assert_allclose(reference.nearest(shifted), 0.01, rtol=1e-2)
+    assert reference.frechet(points) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_folder_is_an_environment_with_its_scores(tmp_path):
+    save(tmp_path, *(grey(4, 4, seed) for seed in range(40)))
+    env, spec = envs.make("generation/images", 0, 8, path=str(tmp_path), steps=3, m=40, beta=10.0, f_start=1.0)
+    assert (spec.obs_dim, spec.act_dim, spec.score.name) == (17, 16, "return")
+    obs, _ = env.reset()
+    for _ in range(3):
+        obs, _, _, _, info = env.step(-obs[:, 1:])
+    scores = env.scores(info["final_obs"])
+    assert set(scores) == {"reward", "nearest image", "Fréchet distance"}
+    # The reward sees the pixels that a file has; the last observation is float32.
+    assert scores["reward"][0] == pytest.approx(info["terminal_reward"].mean() / 10, abs=0.02)
+
+
+def test_digits_are_scikit_learns():
+    pytest.importorskip("sklearn")
+    points, shape = data.images("digits", None)
+    assert (points.shape, shape, points.min(), points.max()) == ((1797, 64), (1, 8, 8), -1.0, 1.0)
