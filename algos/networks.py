@@ -5,6 +5,7 @@ Weights are stored (in, out), the transpose of `torch.nn.Linear`.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -51,9 +52,14 @@ def mish_forward(minus: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]
     a logarithm and a hyperbolic tangent of every entry.
     """
     s = torch.sigmoid(minus)
-    q = torch.addcmul(s.new_ones(()), s, s, out=None if keep else s)
+    q = torch.addcmul(one(s.device, s.dtype), s, s, out=None if keep else s)
     value = torch.addcdiv(minus, minus, q, value=-2, out=None if keep else minus)
     return value, (minus, s, q)
+
+
+@functools.cache
+def one(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.ones((), device=device, dtype=dtype)
 
 
 def mish_backward(grad: Tensor, value: Tensor, kept) -> Tensor:
@@ -76,8 +82,9 @@ ACTIVATIONS = {
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor, sign: int = 1) -> Tensor:
     """sign (x @ weight + bias) for x [B, in] or [E, B, in], weight [(E,) in, out], bias [(E,) 1 or B, out]."""
-    product = torch.addmm if weight.dim() == 2 else torch.baddbmm
-    x = members(x, weight)
+    product = torch.addmm
+    if weight.dim() == 3:
+        product, x = torch.baddbmm, members(x, weight)
     if weight.shape[-1] == 1:  # a product with one column is several times slower than its transpose, with one row
         return product(bias.mT, weight.mT, x.mT, beta=sign, alpha=sign).mT
     return product(bias, x, weight, beta=sign, alpha=sign)
@@ -116,10 +123,10 @@ class Layers(torch.autograd.Function):
     def forward(ctx, activation: str, inputs: int, *tensors: Tensor) -> Tensor:
         """tensors: x_1..x_inputs, then all weights (the first layer has one for each input), then one bias per layer."""
         xs, weights, biases = unpack(tensors, inputs)
-        saved: list[Tensor] = []
-        value = forward_layers(ACTIVATIONS[activation], xs, weights, biases, saved)
+        hidden: list[tuple[Tensor, ...]] = []
+        value = forward_layers(ACTIVATIONS[activation], xs, weights, biases, hidden)
         ctx.activation, ctx.inputs = activation, inputs
-        ctx.save_for_backward(*tensors, *saved)
+        ctx.save_for_backward(*tensors, *itertools.chain(*hidden))
         ctx.own = len(tensors)
         return value
 
@@ -171,26 +178,27 @@ def first_layer(xs, weights, biases, sign: int) -> Tensor:
     return value
 
 
-def forward_layers(act: Activation, xs, weights, biases, saved: list[Tensor] | None) -> Tensor:
-    """The perceptron's output; `saved` takes each hidden layer's value and what the activation keeps, unless it is None."""
+def forward_layers(act: Activation, xs, weights, biases, hidden: list | None) -> Tensor:
+    """The perceptron's output; `hidden` takes each hidden layer's (value, *what its activation keeps), unless it is None."""
     last = len(biases) - 1
     value = first_layer(xs, weights, biases, act.sign)
     for layer, (weight, bias) in enumerate(zip(weights[len(xs) :], biases[1:], strict=True), start=1):
-        value, kept = act.forward(value, saved is not None)
-        if saved is not None:
-            saved += [value, *kept]
+        value, kept = act.forward(value, hidden is not None)
+        if hidden is not None:
+            hidden.append((value, *kept))
         value = affine(value, weight, bias, 1 if layer == last else act.sign)
     return value
 
 
-def run_layers(activation: str, xs, weights, biases) -> Tensor:
+def run_layers(activation: str, xs, weights, biases, hidden: list | None = None) -> Tensor:
     """The perceptron's output: recorded for a backward pass where gradients are enabled, else without keeping anything.
 
-    xs: the first layer's inputs; weights: one for each of them, then one a layer; biases: one a layer.
+    xs: the first layer's inputs; weights: one for each of them, then one a layer; biases: one a layer. hidden: a list that
+    takes what a backward pass by hand needs (see `forward_layers`); nothing is recorded then.
     """
-    if torch.is_grad_enabled():
+    if hidden is None and torch.is_grad_enabled():
         return Layers.apply(activation, len(xs), *xs, *weights, *biases)
-    return forward_layers(ACTIVATIONS[activation], xs, weights, biases, None)
+    return forward_layers(ACTIVATIONS[activation], xs, weights, biases, hidden)
 
 
 def init_layer(shape: tuple[int, ...], rule: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -246,8 +254,8 @@ class MLP(nn.Module):
         weights, biases = self.tensors()
         return [w.detach() for w in weights], [b.detach() for b in biases]
 
-    def layers(self, xs, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-        return run_layers(self.activation, xs, weights, biases)
+    def layers(self, xs, weights: list[Tensor], biases: list[Tensor], hidden: list | None = None) -> Tensor:
+        return run_layers(self.activation, xs, weights, biases, hidden)
 
 
 class TwinCritic(MLP):
@@ -271,13 +279,22 @@ class TwinCritic(MLP):
             weights, biases = ([p.index_select(0, member)[0] for p in group] for group in self.detached())
         return self.layers((obs, action), weights, biases).squeeze(-1)
 
+    @torch.no_grad()
     def action_gradient(self, obs: Tensor, action: Tensor, reduce: str) -> Tensor:
-        """Gradient in the action [B, A] of the mean, or of the smaller, of the two values; detached."""
-        with torch.enable_grad():
-            action = action.detach().requires_grad_()
-            q = self.frozen(obs, action)
-            total = q.mean(dim=0).sum() if reduce == "mean" else q.amin(dim=0).sum()
-            return torch.autograd.grad(total, action)[0]
+        """Gradient in the action [B, A] of the mean, or of the smaller, of the two values; detached.
+
+        Taken by hand: one forward and one backward pass without a graph and without any gradient in the weights.
+        """
+        (weights, biases), hidden = self.detached(), []
+        q = self.layers((obs, action), weights, biases, hidden)
+        if reduce == "mean":
+            grad = torch.full_like(q, 1 / len(q))
+        else:
+            grad = (q == q.amin(dim=0)).to(q.dtype)
+            grad /= grad.sum(dim=0)
+        for weight, (value, *kept) in zip(weights[:1:-1], hidden[::-1], strict=True):
+            grad = ACTIVATIONS[self.activation].backward(input_grad(grad, weight, shared=False), value, kept)
+        return input_grad(grad, weights[1], shared=True)
 
 
 class FourierTime(nn.Module):

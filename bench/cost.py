@@ -64,12 +64,12 @@ def count_forwards(agent: Agent):
     counts = dict.fromkeys(agent.networks(), 0)
     layers = MLP.layers
 
-    def counted(self, x, weights, biases):
+    def counted(self, *args):
         name = owner.get(id(self))
         # the embedding of the T times is no forward of the network over a batch
         if name is not None and self is not getattr(getattr(agent, name), "time_mlp", None):
             counts[name] += 1
-        return layers(self, x, weights, biases)
+        return layers(self, *args)
 
     MLP.layers = counted
     try:

@@ -50,6 +50,7 @@ def test_the_noise_predictor_becomes_the_scaled_score(make_agent, make_batch, dr
     n = 256
     for step in range(steps):
         agent.updates = step
+        agent.schedule()
         info = agent.actor(make_batch(n, seed=step), draw(agent, "actor", n, seed=step))
     clean = settings.get("gradient_at") == "clean"
     alignment = agent.diagnose(info)["alignment"]
