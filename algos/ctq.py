@@ -32,16 +32,16 @@ class Config:
     critic_hidden: tuple[int, ...] = (64, 64)  # of J
     activation: str = "tanh"
     init: str = "xavier"
-    theta: float = 1.0  # temperature: the policy's covariance is theta / (2 g^2)
+    theta: float = 4.0  # temperature: the policy's covariance is theta / (2 g^2); more is more signal, and a coarser step
     envs: int = 256  # trajectories in an update
     epochs: int = 1  # updates on the same trajectories (the martingale condition holds off policy too)
-    actor_lr: float = 3e-3  # Adam
-    critic_lr: float = 3e-3  # Adam
+    actor_lr: float = 1e-2  # Adam
+    critic_lr: float = 1e-2  # Adam
     decay_updates: int = 0  # cosine decay of both rates to 0; 0: constant
     control_variate: bool = True  # take dJ/dy g dW off delta (ours): its mean is 0, the dynamics known, the noise in psi's way
-    trace: float = 0.9  # of the eligibility trace in J's test function; 0: dJ alone (paper), which needs many more updates
+    weight: str = "sigma2"  # w(t) in mu's test function w dq: sigma2, as in denoising score matching (ours) | one (paper)
     delta_clip: float = 20.0  # largest |delta|: an estimate of the score close to the data may be far off; 0: no clip (paper)
-    ema: float = 0.99  # decay of the averaged mu that evaluation plays (ours); 0: mu itself
+    ema: float = 0.95  # decay of the averaged mu that evaluation plays (ours); 0: mu itself
 
     def __post_init__(self) -> None:
         for name in ("actor_hidden", "critic_hidden"):
@@ -49,8 +49,8 @@ class Config:
             require(len(widths) >= 1 and min(widths) >= 1, name, widths, "one or more widths of 1 or more")
         require_choice("activation", self.activation, ("relu", "mish", "tanh"))
         require_choice("init", self.init, ("xavier", "torch"))
+        require_choice("weight", self.weight, ("sigma2", "one"))
         require(self.theta > 0, "theta", self.theta, "a positive temperature")
-        require(0 <= self.trace <= 1, "trace", self.trace, "a value in [0, 1]")
         for name in ("envs", "epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("actor_lr", "critic_lr", "delta_clip", "decay_updates"):
@@ -82,18 +82,26 @@ class ContinuousQ(Agent):
         return {"martingale": {}, "average": {}, "explore": eps, "own": {}, "sample": eps}[phase]
 
     # -- losses ------------------------------------------------------------------------------------------------------
-    def q(self, obs: Tensor, action: Tensor) -> Tensor:
-        """q(t, y, a) [B] for obs [B, 1 + d], action [B, d]; its exponential over theta integrates to 1 over actions."""
-        g2, theta, d = self.dynamics.g2(split(obs)[0]).squeeze(1), self.config.theta, action.shape[1]
-        square = (action * self.scale - self.actor(obs)).square().sum(dim=1)
-        return -g2 * square - (theta * d / 2) * torch.log(math.pi * theta / g2)
+    def advantage(self, obs: Tensor, action: Tensor) -> Tensor:
+        """-g^2 |a - mu|^2 [B] for obs [B, 1 + d], action [B, d]: q but for its normalisation, which is known."""
+        g2 = self.dynamics.g2(split(obs)[0]).squeeze(1)
+        return -g2 * (action * self.scale - self.actor(obs)).square().sum(dim=1)
+
+    def normalisation(self, obs: Tensor) -> Tensor:
+        """(theta d / 2) log(pi theta / g^2) [B], theta log of what exp(advantage / theta) integrates to over actions."""
+        theta = self.config.theta
+        return (theta * self.spec.act_dim / 2) * torch.log(math.pi * theta / self.dynamics.g2(split(obs)[0]).squeeze(1))
 
     def deltas(self, batch: Trajectories) -> tuple[Tensor, Tensor, Tensor]:
-        """(delta detached, J, q) of all decisions, [L N]. The last reward of a trajectory has beta h(y_T) in it, and its
-        discount is 0, which is J(T, .) = beta h."""
+        """(delta detached, J, q) of all decisions, [L N], J and q less the normalisation.
+
+        Its share of J, the sum of normalisation dt over the steps to come, changes in a step by just what q dt has of it, so
+        that delta needs neither, and the critic need not learn it. The last reward of a trajectory has beta h(y_T) in it, and
+        its discount is 0, which is J(T, .) = beta h.
+        """
         obs, action, next_obs = (part.flatten(0, 1) for part in (batch.obs, batch.action, batch.next_obs))
         obs = obs.detach().requires_grad_(self.config.control_variate)
-        value, q = self.critic(obs), self.q(obs.detach(), action)
+        value, q = self.critic(obs), self.advantage(obs.detach(), action)
         with torch.no_grad():
             after = batch.reward.flatten() + batch.discount.flatten() * self.critic(next_obs)
             delta = after - value - q * self.dynamics.dt
@@ -109,24 +117,18 @@ class ContinuousQ(Agent):
             return torch.zeros_like(y)
         return split(next_obs)[1] - y - (d.f(t) * y + d.g2(t) * action * self.scale) * d.dt
 
-    def losses(self, delta: Tensor, value: Tensor, q: Tensor, discount: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses whose gradients are -E sum_i xi_i delta_i and -E sum_i dq_i delta_i, over the number of steps, where
-        xi_i = sum_{j <= i} trace^(i-j) dJ_j. discount [L, N]."""
-        c = self.config
-        if c.delta_clip:
-            delta = delta.clamp(-c.delta_clip, c.delta_clip)
-        ahead = delta.view_as(discount)
-        if c.trace:  # the sum over i and j in the other order: each dJ_j meets all later deltas
-            ahead = ahead.clone()
-            for i in range(len(ahead) - 2, -1, -1):
-                ahead[i] += c.trace * discount[i] * ahead[i + 1]
-        return -(ahead.flatten() * value).mean(), -(delta * q).mean()
+    def losses(self, delta: Tensor, value: Tensor, q: Tensor, weight: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+        """Losses whose gradients are -E sum_i dJ_i delta_i and -E sum_i w_i dq_i delta_i, over the number of steps."""
+        if self.config.delta_clip:
+            delta = delta.clamp(-self.config.delta_clip, self.config.delta_clip)
+        return -(delta * value).mean(), -(delta * weight * q).mean()
 
     # -- phases ------------------------------------------------------------------------------------------------------
     def martingale(self, batch, noise):
         c = self.config
         delta, value, q = self.deltas(batch)
-        critic_loss, actor_loss = self.losses(delta, value, q, batch.discount)
+        weight = self.dynamics.sigma2(split(batch.obs.flatten(0, 1))[0]).squeeze(1) if c.weight == "sigma2" else 1.0
+        critic_loss, actor_loss = self.losses(delta, value, q, weight)
         self.critic_optimizer.lr = cosine_decay(c.critic_lr, self.updates, c.decay_updates)
         self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.decay_updates)
         self.critic_optimizer.minimise(critic_loss)
@@ -153,4 +155,4 @@ class ContinuousQ(Agent):
 
     @torch.no_grad()
     def value(self, obs, action):
-        return self.critic(obs) + self.q(obs, action) * self.dynamics.dt
+        return self.critic(obs) + self.advantage(obs, action) * self.dynamics.dt

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from algos import agent_class
 from bench import cli, grid, run
 from bench.config import algo_values
 from bench.engines import local
@@ -19,7 +20,7 @@ from bench.rundir import RunDir
 from bench.worker import work
 
 sys.path.insert(0, str(Path(__file__).parent))  # the agent in sweeping.py, for tests and for the plug-in path
-SMALL = "actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16"
+SMALL = {"actor_hidden": "[16,16]", "critic_hidden": "[16,16]", "batch_size": 16, "T": 2, "envs": 2, "pretrain": 4}
 # A checkpoint stands one frame before a line of the log, at an update without TD3's delayed phases: the line has to be made
 # of what the checkpoint kept.
 QUICK = ("steps=160", "warmup=33", "eval_every=80", "log_every=20", "checkpoint_every=59", "eval.episodes=2")
@@ -45,13 +46,16 @@ def command(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def small():
-    """small(algo, *overrides, env=, seed=): the RunConfig of a run of a second. `algo` may bring settings: "qsm(n_step=3)"."""
+    """small(algo, *overrides, env=, seed=): the RunConfig of a run of a second, on the agent's home environment. `algo` may
+    bring settings: "qsm(n_step=3)"."""
 
-    def config(algo: str, *overrides: str, env: str = "toy/multigoal", seed: int = 0):
+    def config(algo: str, *overrides: str, env: str | None = None, seed: int = 0):
         name, _, settings = algo.rstrip(")").partition("(")
-        chain = "T=2" if "T" in algo_values(name) else ""
-        inside = ",".join(filter(None, (SMALL, chain, settings)))
-        cells, _ = grid.plan("quick", f"{name}({inside})", env, f"{seed}-{seed}", [*QUICK, *overrides])
+        values = algo_values(name)
+        inside = ",".join([*(f"{key}={value}" for key, value in SMALL.items() if key in values), *filter(None, [settings])])
+        env = env or agent_class(values["agent"]).home
+        short = ["env.steps=7"] if env.startswith("generation/") else []
+        cells, _ = grid.plan("quick", f"{name}({inside})", env, f"{seed}-{seed}", [*QUICK, *short, *overrides])
         return cells[0].config
 
     return config

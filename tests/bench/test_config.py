@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -155,3 +156,24 @@ def test_automatic_intervals_follow_steps():
 def test_a_setting_of_the_wrong_type_names_both():
     with pytest.raises(UsageError, match=r"algo\.m_q='much' has the wrong type: float is wanted"):
         plan("quick", "qsm", "toy/interior", "1", ["algo.m_q=much"])
+
+
+def one(algo, env, *overrides):
+    return plan("quick", algo, env, "1", list(overrides))[0][0].config
+
+
+def test_an_environment_raises_a_presets_episodes_and_gives_an_agent_the_actions_it_needs(capsys):
+    sac, ctq = one("sac", "generation/gmm1d"), one("ctq", "generation/gmm1d")
+    assert (sac.eval.episodes, one("sac", "toy/interior").eval.episodes) == (2048, 5)
+    assert one("sac", "generation/gmm1d", "eval.episodes=7").eval.episodes == 7
+    assert (sac.env["bounded"], ctq.env["bounded"]) == (True, False)
+    with pytest.raises(UsageError, match="generation/gmm1d has unbounded actions, and sac declares"):
+        plan("quick", "ctq,sac", "generation/gmm1d", "1", ["env.bounded=false"])
+    assert capsys.readouterr().err == ""
+    one("ctq", "generation/gmm1d", "env.m=5")
+    assert re.fullmatch(r"warning: generation/gmm1d: at the last step, 0.05 .*\n", capsys.readouterr().err)
+
+
+def test_an_environment_is_looked_for_with_its_settings():
+    with pytest.raises(ValueError, match="there is no file /none"):
+        one("ctq", "generation/cifar10", "env.path=/none")

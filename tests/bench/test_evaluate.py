@@ -49,23 +49,27 @@ def test_without_candidates_the_rule_names_the_mode(small, rule):
 
 def test_returns_are_those_of_whole_episodes_from_their_own_seeds(small):
     """Played again by hand, one episode at a time, with the actions that lock step gave each."""
-    config = small("sac", "eval.episodes=4")
-    stub = Stub()
-    record = Evaluator(config, torch.device("cpu")).play(stub, 3)
+    config, n = small("sac", "eval.episodes=16"), 16
+    stub, evaluator = Stub(), Evaluator(config, torch.device("cpu"))
+    evaluator.env.scores = lambda final: {"x": final[:, 0].tolist()}
+    record = evaluator.play(stub, 3)
     generator = torch.Generator().manual_seed(stream_seed(0, 1, 3))
-    actions = torch.stack([torch.randn(4, 2, generator=generator).clamp(-1, 1) for _ in stub.modes]).numpy()
-    env, _ = envs.make("toy/multigoal", (0, 1), 4)
-    env.start([3] * 4)
-    returns, lengths, open_ = np.zeros(4), np.zeros(4, int), np.ones(4, bool)
+    actions = torch.stack([torch.randn(n, 2, generator=generator).clamp(-1, 1) for _ in stub.modes]).numpy()
+    env, _ = envs.make("toy/multigoal", (0, 1), n)
+    env.start([3] * n)
+    returns, lengths, open_, last = np.zeros(n), np.zeros(n, int), np.ones(n, bool), [0.0] * n
     for step in actions:
-        _, reward, terminated, truncated, _ = env.step(step)
+        _, reward, terminated, truncated, info = env.step(step)
         for i in np.flatnonzero(open_):
             returns[i] += reward[i]
             lengths[i] += 1
             open_[i] = not (terminated[i] or truncated[i])
+            last[i] = last[i] if open_[i] else float(info["final_obs"][i, 0])
     assert not open_.any()
     assert (record["returns"], record["lengths"]) == (returns.tolist(), lengths.tolist())
+    assert record["scores"] == {"x": last}
     assert max(record["lengths"]) <= 30
+    assert max(env.episodes) > 4, "some copy ended twice before the last ended once"
 
 
 class Zero(Stub):

@@ -43,7 +43,7 @@ def test_an_episode_depends_on_seed_copy_and_number_alone():
     env, spec = make(steps=4)
     assert (spec.horizon, spec.obs_dim, spec.act_dim, spec.discount, spec.action_low) == (4, 2, 1, 1.0, None)
     actions = np.random.default_rng(0).normal(size=(12, 3, 1))
-    env.reset()
+    assert len(set(env.reset()[0][:, 1].tolist())) == 3, "copies differ"
     seen = [env.step(a) for a in actions]
     assert [bool(s[2].all()) for s in seen] == [False, False, False, True] * 3
     assert not any(s[3].any() for s in seen)
@@ -117,6 +117,20 @@ def test_the_exact_score_of_one_point_leads_to_it():
     assert np.sqrt(np.square(y - 0.7).mean()) == pytest.approx(math.sqrt(d.g2(d.dt) * d.dt), rel=0.07)
 
 
+def test_the_sdes_noise_is_new_at_every_step():
+    env, spec = make(copies=4000, steps=3)
+    d, obs, drawn = spec.dynamics, env.reset()[0], []
+    drawn.append(obs[:, 1] / math.sqrt(d.sigma2(d.time)))
+    for step in range(3):
+        after, _, _, _, info = env.step(np.full((4000, 1), 0.4))
+        t, y, after = float(obs[0, 0]), obs[:, 1], info.get("final_obs", after)
+        drawn.append((after[:, 1] - y - (d.f(t) * y + d.g2(t) * 0.4) * d.dt) / math.sqrt(d.g2(t) * d.dt))
+        assert after[0, 0] == pytest.approx(d.time * (2 - step) / 3)
+        obs = after
+    assert np.abs(np.mean(drawn, axis=1)).max() < 4 / math.sqrt(4000)
+    np.testing.assert_allclose(np.cov(drawn), np.eye(4), atol=5 / math.sqrt(4000))
+
+
 def test_rewards_are_the_penalty_and_at_the_end_the_reward():
     env, spec = make(copies=50, steps=2, beta=3.0, center=0.5)
     d, action = spec.dynamics, np.full((50, 1), 0.3)
@@ -160,8 +174,9 @@ def test_one_point_pulls_to_itself_and_the_floor_to_the_origin():
     far = np.full((2, 1), 30.0)
     np.testing.assert_allclose(RatioEstimator(points, 1, 1e-8, CONSTANT)(t, far, places), -far / sigma2, rtol=1e-5)
     density = np.exp(-np.square(0.3 - alpha * points[0, 0]) / (2 * sigma2)) / math.sqrt(2 * math.pi * sigma2)
-    half = RatioEstimator(points, 1, 2 * float(density), CONSTANT)(t[:1], y[:1], places[:1])
-    np.testing.assert_allclose(half, (alpha * -0.5 - 0.3) / sigma2, rtol=1e-5)
+    twice = np.array([[-1.0], [-1.0]])
+    half = RatioEstimator(twice, 2, 2 * float(density), CONSTANT)(t, y, places)
+    np.testing.assert_allclose(half, np.full((2, 1), (alpha * -0.5 - 0.3) / sigma2), rtol=1e-5)
 
 
 def test_two_estimates_take_the_variance_out_of_the_penalty():

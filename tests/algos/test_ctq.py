@@ -1,0 +1,188 @@
+"""Continuous-time q-learning: the exact (J, q) is a martingale, q normalises, updates are the paper's sums; it learns."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import envs
+from algos.agent import Trajectories, sample
+from algos.ctq import Config, ContinuousQ
+from algos.replay import RolloutBuffer
+
+BETA, CENTER, SD, MEAN = 2.0, 1.0, 0.5, 0.4
+
+
+def make(spec=None, **settings) -> ContinuousQ:
+    spec = spec or envs.make("generation/gmm1d", 0)[1]
+    return ContinuousQ(spec, Config(**settings), torch.Generator().manual_seed(0))
+
+
+def gaussian(t, dynamics):
+    """Data N(MEAN, SD^2), h = -(y - CENTER)^2: mean and variance of p_t, and of p*_t, where p* is p_0 exp(beta h / 2)."""
+    precision = 1 / SD**2 + BETA
+    best = (MEAN / SD**2 + BETA * CENTER) / precision
+    a, s2 = dynamics.alpha(t), dynamics.sigma2(t)
+    return a * MEAN, a * a * SD**2 + s2, a * best, a * a / precision + s2
+
+
+class Exact(nn.Module):
+    """mu*(t, y) = grad log p*_t, and J*(t, y) = 2 (log p*_t - log p_t) + 2 log Z (Hopf-Cole), without the normalisation."""
+
+    def __init__(self, dynamics, value: bool):
+        super().__init__()
+        self.dynamics, self.of_value = dynamics, value
+
+    def forward(self, obs):
+        t, y = obs[:, 0], obs[:, 1].double()
+        m0, v0, m1, v1 = gaussian(t.double(), self.dynamics)
+        if not self.of_value:
+            return (-(y - m1) / v1)[:, None].float()
+        log_p = -((y - m0) ** 2) / (2 * v0) - 0.5 * torch.log(v0)
+        log_best = -((y - m1) ** 2) / (2 * v1) - 0.5 * torch.log(v1)
+        return 2 * (log_best - log_p).float()
+
+
+def exact_deltas(steps: int, n: int = 4000, **settings) -> tuple[torch.Tensor, torch.Tensor, ContinuousQ]:
+    """delta [L, n] of the exact pair under its own policy, the reward being the exact score's, and obs [L n, 2]."""
+    spec = envs.make("generation/gmm1d", 0, steps=steps)[1]
+    agent, d = make(spec, **settings), spec.dynamics
+    agent.actor, agent.critic = Exact(d, value=False), Exact(d, value=True)
+    precision = 1 / SD**2 + BETA
+    best = (MEAN / SD**2 + BETA * CENTER) / precision
+    log_z = -0.5 * (MEAN**2 / SD**2 + BETA * CENTER**2 - precision * best**2) - 0.5 * math.log(precision * SD**2)
+    generator, rows = torch.Generator().manual_seed(0), []
+    m0, v0 = gaussian(d.time, d)[2:]
+    y = m0 + v0**0.5 * torch.randn(n, 1, generator=generator)
+    for i in range(steps):
+        t = d.time * (steps - i) / steps
+        obs = torch.cat([torch.full((n, 1), t), y], dim=1)
+        action = agent.act(obs, sample(agent.draws("explore", n), generator), "explore")
+        m, v, _, _ = gaussian(t, d)
+        reward = -(d.g2(t) * d.dt * (-(y - m) / v - action) ** 2).squeeze(1)
+        y = y + (d.f(t) * y + d.g2(t) * action) * d.dt + (d.g2(t) * d.dt) ** 0.5 * torch.randn(n, 1, generator=generator)
+        last = i == steps - 1
+        if last:
+            reward = reward - BETA * (y.squeeze(1) - CENTER) ** 2 - 2 * log_z  # the critic's J* has no 2 log Z
+        after = torch.cat([torch.full((n, 1), t - d.dt), y], dim=1)
+        rows.append((obs, action, reward, torch.full((n,), 0.0 if last else 1.0), after, torch.full((n,), last)))
+    batch = Trajectories(*(torch.stack(part).float() for part in zip(*rows, strict=True)), kept={})
+    delta, _, _ = agent.deltas(batch)
+    return delta.view(steps, n), batch.obs, agent
+
+
+def test_the_exact_pair_is_a_martingale_up_to_the_step_which_halves_it():
+    """E delta / dt under an adapted test function, the largest over time, is O(dt). Fails for a q or a J off by a factor, a
+    wrong sign, the terminal condition h in place of beta h, or mu* with grad J in place of grad J / 2."""
+    residual = {}
+    for steps in (25, 50, 100):
+        delta, obs, _ = exact_deltas(steps, n=20000, theta=1.0, control_variate=False)
+        slope, noise = 1e-9, delta.double()
+        for test in (torch.ones_like(delta), obs[..., 1], obs[..., 1] ** 2):  # orthogonality, E sum xi delta = 0
+            slope = max(slope, abs(float((test * noise).sum(dim=0).mean())))
+        residual[steps] = slope
+    assert residual[25] < 0.6
+    assert residual[50] / residual[25] == pytest.approx(0.5, abs=0.2)
+    assert residual[100] / residual[50] == pytest.approx(0.5, abs=0.25)
+
+
+@pytest.mark.parametrize("theta", [0.3, 1.0, 4.0])
+def test_q_normalises_and_its_policy_is_the_one_that_explores(theta):
+    """exp(q / theta) integrates to 1, and has the mean and variance of what `explore` draws."""
+    agent = make(theta=theta)
+    obs = torch.tensor([[1.3, 0.7]])
+    action = torch.linspace(-20, 20, 40001)[:, None]
+    with torch.no_grad():
+        q = agent.advantage(obs.expand(len(action), -1), action) - agent.normalisation(obs)
+    density = (q.double() / theta).exp()
+    width = 40 / 40000
+    assert float(density.sum() * width) == pytest.approx(1, abs=1e-4)
+    mean = float((density * action[:, 0]).sum() * width)
+    eps = {"eps": torch.randn(100000, 1, generator=torch.Generator().manual_seed(0))}
+    drawn = agent.act(obs.expand(100000, -1), eps, "explore")
+    assert mean == pytest.approx(float(drawn.mean()), abs=0.02)
+    assert float((density * (action[:, 0] - mean) ** 2).sum() * width) == pytest.approx(float(drawn.var()), rel=0.02)
+
+
+def small_batch(agent) -> Trajectories:
+    from bench.cost import random_data
+
+    return random_data(agent, torch.Generator().manual_seed(3))
+
+
+def test_the_updates_are_the_papers_sums():
+    """With weight one: Theta += sum dJ delta, psi += sum dq delta, delta held constant."""
+    agent = make(envs=4, weight="one", control_variate=False, delta_clip=0.0)
+    batch = small_batch(agent)
+    delta, value, q = agent.deltas(batch)
+    critic_loss, actor_loss = agent.losses(delta, value, q)
+    obs, action = batch.obs.flatten(0, 1), batch.action.flatten(0, 1)
+    n = len(obs)
+    with torch.no_grad():
+        after = batch.reward.flatten() + batch.discount.flatten() * agent.critic(batch.next_obs.flatten(0, 1))
+        by_hand = after - agent.critic(obs) + 2.0 * (action - agent.actor(obs)).square().sum(1) * agent.dynamics.dt
+    torch.testing.assert_close(delta, by_hand)
+    weights = list(agent.actor.parameters())
+    found = torch.autograd.grad(actor_loss, weights)
+    mean = agent.actor(obs)
+    wanted = torch.autograd.grad((mean * (2 * 2.0 * (action - mean).detach() * delta[:, None])).sum() / n, weights)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, -b, atol=1e-5, rtol=1e-4)
+    weights = list(agent.critic.parameters())
+    found = torch.autograd.grad(critic_loss, weights)
+    wanted = torch.autograd.grad((agent.critic(obs) * delta).sum() / n, weights)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, -b, atol=1e-5, rtol=1e-4)
+
+
+def test_the_control_variate_takes_noise_and_nothing_else():
+    """The same trajectories with and without: the same mean, a fraction of the variance. Fails if drift is taken off too."""
+    plain, _, _ = exact_deltas(50, control_variate=False)
+    less, _, _ = exact_deltas(50, control_variate=True)
+    difference = (plain - less).sum(dim=0)
+    assert float(difference.mean().abs()) < 4 * float(difference.std()) / len(difference) ** 0.5
+    assert float(less.var()) < 0.3 * float(plain.var())
+
+
+def test_it_refuses_what_it_cannot_sample():
+    from envs import make as make_env
+
+    with pytest.raises(ValueError, match=r"samples by a reversed diffusion, such as generation/gmm1d; toy/interior is none"):
+        make(make_env("toy/interior", 0)[1])
+    for name, value in (("theta", 0.0), ("theta", -1.0), ("envs", 0), ("ema", 1.0), ("weight", "two")):
+        with pytest.raises(ValueError, match=f"{name}={value!r} is out of range"):
+            Config(**{name: value})
+
+
+def learned(beta: float, updates: int, n: int = 4000) -> tuple[float, float]:
+    """(KL to p*, E h) of samples of the averaged mean after so many updates on gmm1d."""
+    from envs.generation import data
+    from envs.generation.truth import Truth
+
+    agent_config = Config()
+    env, spec = envs.make("generation/gmm1d", 0, agent_config.envs, beta=beta)
+    judge, _ = envs.make("generation/gmm1d", (0, 1), n, beta=beta)
+    generator = torch.Generator().manual_seed(0)
+    agent = ContinuousQ(spec, agent_config, torch.Generator().manual_seed(0))
+    buffer = RolloutBuffer(agent.data, spec.obs_dim, spec.act_dim, agent_config.envs)
+    obs, _ = env.reset()
+    to = torch.from_numpy
+    for _ in range(updates):
+        for _ in range(spec.horizon):
+            action, kept = agent.explore(to(obs), sample(agent.draws("explore", agent_config.envs), generator))
+            after, reward, terminated, truncated, info = env.step(action.numpy())
+            led_to = info["final_obs"] if terminated.any() else after
+            buffer.add(to(obs), action, to(reward), to(terminated), to(truncated), to(led_to))
+            buffer.keep(kept)
+            obs = after
+        agent.update(buffer.sample(generator), {phase.name: {} for phase in agent.phases})
+    obs, _ = judge.reset()
+    for _ in range(spec.horizon):
+        obs, _, _, _, info = judge.step(agent.act(to(obs), {}, "own").numpy())
+    known = Truth(data.gmm1d(), lambda y: -((y[:, 0] - 1) ** 2), beta, spec.dynamics)
+    final = info["final_obs"][:, 1:]
+    return known.kl(final, known.best), float(-np.square(final - 1).mean())

@@ -1,0 +1,83 @@
+"""DPOK on the denoising chain: densities of the sampler's own steps, the penalty is twice their divergence, its phases."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+import envs
+from algos.agent import sample
+from algos.dpok import DPOK, Config
+from bench.cost import random_data
+
+SPEC = envs.make("generation/gmm1d", 0)[1]
+
+
+def make(**settings) -> DPOK:
+    agent = DPOK(SPEC, Config(**{"envs": 4} | settings), torch.Generator().manual_seed(0))
+    other = DPOK(SPEC, Config(**{"envs": 4} | settings), torch.Generator().manual_seed(1))
+    agent.actor.load_state_dict(other.actor.state_dict())  # away from the pretrained one
+    return agent
+
+
+def steps_of(agent, obs, score):
+    """The sampler's transition at obs [B, 2] under score [B, 1], written out."""
+    t, y = obs[:, :1], obs[:, 1:]
+    d = agent.dynamics
+    return Normal(y + (d.f(t) * y + d.g2(t) * score) * d.dt, (d.g2(t) * d.dt).sqrt())
+
+
+def test_the_ratio_is_that_of_the_samplers_densities():
+    """Fails for a drift without f, a variance of g^2, or dt left out."""
+    agent = make()
+    batch = random_data(agent, torch.Generator().manual_seed(2))
+    batch = batch._replace(obs=batch.obs.abs() + 0.05, next_obs=batch.obs.abs() + 0.1)
+    obs, after = batch.obs.flatten(0, 1), batch.next_obs.flatten(0, 1)[:, 1:]
+    with torch.no_grad():
+        score = agent.actor(obs)
+        now, then = steps_of(agent, obs, score), steps_of(agent, obs, batch.action.flatten(0, 1))
+        wanted = (now.log_prob(after) - then.log_prob(after)).sum(dim=1)
+        torch.testing.assert_close(agent.log_ratio(batch, score), wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_the_penalty_is_twice_the_divergence_of_a_step():
+    agent = make()
+    obs = torch.rand(6, 2, generator=torch.Generator().manual_seed(0)) + 0.1
+    with torch.no_grad():
+        score, anchor = agent.actor(obs), agent.pretrained(obs)
+        wanted = 2 * kl_divergence(steps_of(agent, obs, score), steps_of(agent, obs, anchor)).sum(dim=1)
+        torch.testing.assert_close(agent.penalty(obs, score), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_pretraining_leads_and_then_stays_behind():
+    """While it lasts the model that acts is the pretrained one; afterwards the pretrained one never moves."""
+    agent, generator = make(pretrain=2), torch.Generator().manual_seed(3)
+    for update in range(4):
+        before = [p.clone() for p in agent.pretrained.parameters()]
+        noise = {phase.name: sample(agent.draws(phase.name, agent.data.batch_size), generator) for phase in agent.due()}
+        agent.update(random_data(agent, generator), noise)
+        moved = any(not torch.equal(a, b) for a, b in zip(before, agent.pretrained.parameters(), strict=True))
+        pairs = zip(agent.actor.parameters(), agent.pretrained.parameters(), strict=True)
+        assert moved == (update < 2)
+        assert all(torch.equal(a, b) for a, b in pairs) == (update < 2)
+
+
+def test_the_reward_of_a_trajectory_is_that_of_all_its_steps():
+    agent = make()
+    batch = random_data(agent, torch.Generator().manual_seed(4))
+    terminal = torch.zeros_like(batch.reward)
+    terminal[-1] = torch.arange(4.0)
+    batch.kept["terminal_reward"] = terminal
+    assert agent.final_reward(batch).view(-1, 4)[7].tolist() == [0, 1, 2, 3]
+
+
+def test_a_chain_without_noise_is_refused():
+    spec = dataclasses.replace(SPEC, dynamics=dataclasses.replace(SPEC.dynamics, sampler="ode"))
+    with pytest.raises(ValueError, match=r"env\.sampler='ode' is out of range: it takes sde for DPOK"):
+        DPOK(spec, Config(), torch.Generator())
+    for name, value in (("ppo_clip", 0.0), ("kl_weight", -1.0), ("epochs", 0), ("pretrain", -1)):
+        with pytest.raises(ValueError, match=f"{name}={value!r} is out of range"):
+            Config(**{name: value})
