@@ -22,11 +22,16 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable at this budget"
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of a paper in one sentence, and the rule, with its threshold, that decides it."""
+    """One statement of a paper in one sentence, and the rule, with its threshold, that decides it.
+
+    revised: what of the rule or its measurement was changed after a result had been seen, and what that result was; '' if
+    nothing was. It stands on the page beside the rule: a verdict under a revised rule is no blind test.
+    """
 
     key: str
     text: str
     rule: str
+    revised: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,15 @@ def write_page(
     if missing:
         raise ValueError(f"{name}: no verdict on {', '.join(missing)}; each claim needs one")
     answered = [
-        {"key": c.key, "claim": c.text, "rule": c.rule, **vars(findings.verdicts[c.key])} for c in claims
+        {"key": c.key, "claim": c.text, "rule": c.rule, "revised": c.revised, **vars(findings.verdicts[c.key])} for c in claims
     ]  # fmt: skip
     lead = "\n\n".join(f"**{c['outcome'].capitalize()}**: {c['claim']}" for c in answered)
     first = Section("verdict", "Claim and verdict", [
         Text(lead, "lead"),
         Text("\n\n".join(c["why"] for c in answered)),
         Text(f"Source: {source}. Budget `{preset}`: {budget}"),
-        Table(["claim", "rule, fixed before the run"], [[c["claim"], Cell(c["rule"])] for c in answered]),
+        Table(["claim", "rule", "changed after a result was seen"],
+              [[c["claim"], Cell(c["rule"]), Cell(c["revised"] or "no")] for c in answered]),
         Text(f"To make this page again: `python -m bench reproduce {name} --preset {preset}`"),
     ])  # fmt: skip
     numbers = {"name": name, "preset": preset, "source": source, "claims": answered, **findings.numbers}
@@ -133,8 +139,8 @@ def write_index(folder: Path) -> Path:
     lines = ["# The experiments of the papers, made again", ""]
     lines += [
         "Each page is made by one command, `python -m bench reproduce NAME [--preset quick|long|full]`, and gives the claim,",
-        "the rule that decides it (written down before the run), the verdict computed from the data, figures and numbers",
-        "(`summary.json`). `python -m bench reproduce --list` names them. A verdict belongs to its budget.",
+        "the rule that decides it (and what of it was changed after a result was seen), the verdict computed from the data,",
+        "figures and numbers (`summary.json`). `python -m bench reproduce --list` names them. A verdict belongs to its budget.",
         "",
         "| experiment | budget | claim | verdict |",
         "| --- | --- | --- | --- |",
@@ -143,7 +149,8 @@ def write_index(folder: Path) -> Path:
         page = read_json(path, [])
         for i, claim in enumerate(page.get("claims", [])):
             head = f"[{page['name']}]({path.parent.name}/report.md) | {page['preset']}" if i == 0 else " | "
-            lines.append(f"| {head} | {claim['claim']} | **{claim['outcome']}** |")
+            revised = " (rule revised)" if claim.get("revised") else ""
+            lines.append(f"| {head} | {claim['claim']} | **{claim['outcome']}**{revised} |")
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return folder / "README.md"
 

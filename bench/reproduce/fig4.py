@@ -89,6 +89,8 @@ STUDY = Study(
             "Holds if, at the end, the 95 % t interval over seeds of the share of first states with at least a tenth of the "
             f"samples on either side (|a| >= 0.5), and fewer in between, lies above 0.5. "
             f"Not decidable unless QSM's final score reaches {LEARNED} of the range.",
+            revised="“Fewer in between” was added after the quick runs, in which SAC's wide single mode counted as two. QSM's "
+            "verdict was and is not decidable.",
         ),
         Claim(
             "extremes",

@@ -117,3 +117,15 @@ def test_the_number_of_seeds_that_would_decide_has_the_power_it_names():
     assert power(needed - 2) < 0.8
     assert stats.seeds_to_exceed(values[:2], 0.4) is None
     assert stats.seeds_to_exceed(values, 1.0) is None
+
+
+def test_a_rule_that_was_changed_after_a_result_is_marked_on_the_page_and_in_the_index(monkeypatch, tmp_path):
+    claims = (Claim("a", "A.", "rule", revised="It failed at first."), Claim("b", "B.", "rule"))
+    verdicts = {"a": Verdict(HOLDS, ""), "b": Verdict(HOLDS, "")}
+    study = dataclasses.replace(gridworld.STUDY, claims=claims, run=lambda budget, context: Findings(verdicts, {}))
+    monkeypatch.setattr(gridworld, "STUDY", study)
+    reproduce.reproduce("gridworld", "quick", tmp_path, tmp_path)
+    assert "It failed at first." in (tmp_path / "gridworld" / "report.md").read_text()
+    index = (tmp_path / "README.md").read_text()
+    assert "A. | **holds** (rule revised)" in index
+    assert "B. | **holds** |" in index
