@@ -52,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, help="where to (default: report/ in the first directory)")
     report.add_argument("--allow-mixed", action="store_true", help="merge runs with different evaluation rules, marked")
     report.add_argument("--allow-partial", action="store_true", help="aggregate although cells are missing, marked")
+    again = add("reproduce", "make an experiment of a paper again: its figures, numbers and a verdict on its claim")
+    again.add_argument("name", nargs="?", help="which one (--list)")
+    again.add_argument("--list", action="store_true", help="list the experiments and what they claim")
+    again.add_argument("--preset", default="quick", help="quick: minutes on two cores | long: hours | full: the paper's scale")
+    again.add_argument("--root", type=Path, default=Path("runs"), help="directory of the runs it makes (default: runs)")
+    again.add_argument("--out", type=Path, help="directory of the pages (default: reproduction/ in --root)")
+    again.add_argument("--jobs", type=int, help="runs at a time (default: the number of cores)")
     add("status", "print what is done, running, failed or missing; 0 only if all is done", where)
     add("watch", "show a live grid from another terminal, from its files alone", where)
     return main
@@ -299,4 +306,12 @@ def status(args: argparse.Namespace) -> int:
     return 0 if all(r["state"] == "done" for r in data) else 1
 
 
-COMMANDS = {"run": run, "list": listing, "worker": worker, "report": report, "status": status, "watch": watch}
+def reproduce(args: argparse.Namespace) -> int:
+    from bench.reproduce import command
+
+    return command(args)
+
+
+COMMANDS = {
+    "run": run, "list": listing, "worker": worker, "report": report, "reproduce": reproduce, "status": status, "watch": watch,
+}  # fmt: skip

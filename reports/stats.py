@@ -244,6 +244,24 @@ def seeds_to_separate(
     return int(n[reached.argmax()]) if reached.any() else None
 
 
+def seeds_to_exceed(
+    values: np.ndarray, threshold: float, *, power: float = 0.8, level: float = LEVEL, most: int = 1000
+) -> int | None:
+    """Seeds at which a one-sample t test would tell the mean of `values` [n] from `threshold` with probability `power`,
+
+    if the mean and spread seen now were the true ones. None: below MIN_SEEDS, or above `most`.
+    """
+    gap = abs(np.mean(values) - threshold)
+    if len(values) < MIN_SEEDS or gap == 0:
+        return None
+    spread, n = np.std(values, ddof=1), np.arange(2, most + 1)
+    if spread == 0:
+        return int(n[0])
+    critical = special.stdtrit(n - 1, (1 + level) / 2)
+    reached = distributions.nct.sf(critical, n - 1, gap / spread * np.sqrt(n)) >= power
+    return int(n[reached.argmax()]) if reached.any() else None
+
+
 def area_under_curve(steps: np.ndarray, values: np.ndarray) -> float:
     """Mean height of a learning curve: the trapezoid area over [steps[0], steps[-1]] divided by its width."""
     if len(steps) < 2:

@@ -1,0 +1,146 @@
+"""What studies that train share: an ordinary experiment, run and resumed by the ordinary machinery, and read by the reports."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench import cli
+from bench.reproduce import Context, Stopped
+from bench.rundir import Experiment
+from reports import load, plots, summary
+from reports.figures import looks
+from reports.html import Section, Table, Text
+from reports.load import Collection, Run
+from reports.merge import merge
+from reports.reproduction import OPEN, Verdict
+from reports.words import estimate, large, listing, number, plural
+
+TINY = "actor_hidden=[64,64],critic_hidden=[64,64],batch_size=128"  # of the quick presets: four times cheaper
+SMALL = ("algo.actor_hidden=[64,64]", "algo.critic_hidden=[64,64]", "algo.batch_size=128", "env.action_repeat=8")
+SAYS = "Networks of 2 x 64 and a few thousand frames at action repeat 8: made to show that all runs, and little else."
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid as `python -m bench run` takes it."""
+
+    algos: str
+    envs: str
+    seeds: int
+    settings: tuple[str, ...] = ()  # key=value
+    preset: str = "quick"
+    note: str = ""  # what a reader has to know of this budget
+
+    def __str__(self) -> str:
+        text = f"{plural(self.seeds, 'seed')} of {self.algos} on {self.envs}, {' '.join(self.settings)}."
+        return f"{text} {self.note}".strip()
+
+    def train(self, context: Context) -> Results:
+        """Run what is missing of it as <root>/reproduce-<study>-<preset>. Raises Stopped where it was interrupted."""
+        name = f"reproduce-{context.name}-{context.preset}"
+        words = argparse.Namespace(
+            root=context.root, name=name, preset=self.preset, algos=self.algos, envs=self.envs, seeds=str(self.seeds),
+            overrides=list(self.settings), jobs=context.jobs, engine="local", retry_failed=False, no_report=True,
+        )  # fmt: skip
+        if cli.run(words) == 3:
+            raise Stopped
+        return Results(Experiment(context.root, name))
+
+
+class Results:
+    """A grid's runs as the reports see them: `collection`, a row for each seed, and the summary of all."""
+
+    def __init__(self, experiment: Experiment):
+        self.collection: Collection = merge(load.read([experiment.path]))
+        self.rows = summary.per_seed(self.collection)
+        self.summary = summary.summarise(self.collection, self.rows, allow_partial=True)
+        self.look = looks(self.summary["labels"])
+
+    @property
+    def done(self) -> list[Run]:
+        return [run for run in self.collection.runs if run.state == "done"]
+
+    def runs(self, label: str, env: str | None = None) -> list[Run]:
+        """The finished runs of a label, by seed."""
+        found = [run for run in self.done if run.label == label and env in (None, run.env)]
+        return sorted(found, key=lambda run: (run.env, run.seed))
+
+    def values(self, column: str, label: str, env: str | None = None) -> np.ndarray:
+        """A column of the rows of a label's finished runs [n]."""
+        rows = [row for row in self.rows if row["label"] == label and env in (None, row["env"]) and row["scored"]]
+        return np.array([row[column] for row in rows if row.get(column) is not None], dtype=np.float64)
+
+    def tasks(self, label: str, column: str = "final_normalised") -> list[np.ndarray]:
+        """A column of a label for each environment, as reports.stats wants it."""
+        return [self.values(column, label, env) for env in self.summary["envs"]]
+
+    def learned(self, least: float, *labels: str) -> Verdict | None:
+        """None if one of the labels (of all, by default) reached `least` in the mean of final normalised scores over tasks;
+        otherwise an open verdict that says how far they came."""
+        means = {}
+        for label in labels or self.summary["labels"]:
+            values = [task.mean() for task in self.tasks(label) if len(task)]
+            means[label] = float(np.mean(values)) if values else 0.0
+        best = max(means, key=means.get)
+        if means[best] >= least:
+            return None
+        return Verdict(
+            OPEN,
+            f"Nothing has been learned that could be compared: the highest mean final score is {number(means[best])} of the "
+            f"normalised range ({best}), and the rule asks for {least:g}.",
+        )
+
+    def numbers(self) -> dict:
+        """Rows and summary for summary.json, without what depends on the machine's paths."""
+        kept = ("env", "label", "seed", "state", "untrained", "final", "best", "auc", "final_normalised", "updates",
+                "ms_per_update", "ms_actor", "condition")  # fmt: skip
+        return {"runs": [{key: row.get(key) for key in kept} for row in self.rows], "pairs": self.summary["pairs"]}
+
+    def curves(self, title: str = "Returns") -> Section:
+        """Learning curves of each environment, the scores, and what is missing."""
+        blocks: list = []
+        missing = [row for row in self.rows if row["state"] != "done"]
+        if missing:
+            named = listing([f"{row['env']}/{row['label']}/seed_{row['seed']} ({row['state']})" for row in missing[:6]])
+            more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
+            blocks.append(Text(f"Without {named}{more}.", "notice"))
+        for env in self.summary["envs"]:
+            cells = [cell for cell in self.summary["cells"] if cell["env"] == env]
+            blocks.append(plots.learning_curves(self.collection, env, cells, self.look))
+        rows = [
+            [cell["env"], cell["label"], f"{cell['n']} of {cell['asked']}", large(cell["budget"]),
+             *(estimate(cell[name]) for name in ("untrained", "final", "best", "auc"))]
+            for cell in self.summary["cells"]
+        ]  # fmt: skip
+        columns = ["environment", "algorithm", "n", "frames", "untrained", "final", "best", "AUC"]
+        note = "Means over finished seeds with 95 % t intervals; none below three seeds."
+        return Section("returns", title, [*blocks, Table(columns, rows, "Scores", note)])
+
+
+def gated(gate: Verdict | None, verdict: Verdict) -> Verdict:
+    """`verdict`, unless a gate says that the runs cannot speak about it; then both their reasons stand on the page."""
+    return verdict if gate is None else Verdict(OPEN, f"{gate.why} For the record: {verdict.why}")
+
+
+def sampled(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """A run's probes: frames [E], and actions [E, P, M, A] drawn at the first states of P episodes."""
+    with np.load(run.path / "probes.npz") as stored:
+        return stored["env_step"].astype(float), stored["actions"].astype(np.float64)
+
+
+def paired_seconds(functions: Sequence, repeats: int) -> np.ndarray:
+    """Seconds [repeats, functions], taken in turn, so that what the machine does besides falls on all alike."""
+    for function in functions:
+        function()
+    taken = np.empty((repeats, len(functions)))
+    for i in range(repeats):
+        for j, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            taken[i, j] = time.perf_counter() - start
+    return taken

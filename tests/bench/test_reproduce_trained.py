@@ -1,0 +1,169 @@
+"""The experiments that train, end to end on tiny budgets, and what they measure against closed forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from algos import agent_class
+from algos.agent import Batch, Phase, normal
+from bench.reproduce import fig4, fig5, fig8
+from bench.reproduce.grids import Grid
+from bench.rundir import Experiment
+from envs import EnvSpec, Score
+from reports import plots
+from reports.html import Figure
+from reports.reproduction import OPEN
+
+TINY = ("steps=160", "warmup=33", "eval_every=80", "log_every=40", "eval.episodes=2",
+        "algo.actor_hidden=[16,16]", "algo.critic_hidden=[16,16]", "algo.batch_size=16")  # fmt: skip
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """undrawn(module, ...): figures of these modules are not drawn from here on."""
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "png")
+
+    def draw(name, caption, alt, paint, how=""):
+        return Figure(name, buffer.getvalue(), "<svg/>", caption, alt)
+
+    def stub(*modules) -> None:
+        for module in modules:
+            monkeypatch.setattr(module, "draw", draw)
+
+    return stub
+
+
+@pytest.fixture
+def tiny(monkeypatch, here, undrawn):
+    """tiny(module, algos, env): the study's quick budget becomes a grid of seconds on a toy task."""
+
+    monkeypatch.setitem(sys.modules, "umap", None)  # takes a minute to compile where it is installed
+    undrawn(plots)  # learning curves have tests of their own
+
+    def replace(module, algos: str, env: str, **changes) -> None:
+        grid = Grid(algos, env, 1, TINY)
+        budget = module.STUDY.budgets["quick"]
+        small = grid if isinstance(budget, Grid) else dataclasses.replace(budget, grid=grid, **changes)
+        monkeypatch.setattr(module, "STUDY", dataclasses.replace(module.STUDY, budgets={"quick": small}))
+
+    return replace
+
+
+def page(name: str) -> dict:
+    return json.loads(Path(f"pages/{name}/summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "algos", "env", "figures"),
+    [("fig4", "qsm,sac", "toy/two-modes", {"fig4-actions", "fig4-measures"}),
+     ("fig5", "qsm,dql", "toy/multigoal", {"fig5-actions"}),
+     ("fig8", "qsm,dql,pg", "toy/multigoal", {"fig8-time", "fig8-variance"})],
+)  # fmt: skip
+def test_a_study_runs_is_taken_up_again_and_one_seed_decides_nothing(command, tiny, undrawn, name, algos, env, figures):
+    module = {"fig4": fig4, "fig5": fig5, "fig8": fig8}[name]
+    tiny(module, algos, env, **({"depths": (1, 5), "timings": 2, "gradients": 3} if name == "fig8" else {}))
+    words = ("reproduce", name, "--out", "pages", "--jobs", "1")
+    done = command(*words)
+    assert done.code == 0, done.err
+    first = page(name)
+    assert figures <= set(first["figures"])
+    assert {claim["outcome"] for claim in first["claims"] if claim["key"] != "time"} == {OPEN}
+    runs = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("DONE")}
+    assert len(runs) == len(algos.split(","))
+    undrawn(module)
+    again = command(*words)
+    assert f"{len(runs)} already ended" in again.out
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("DONE")} == runs
+    if name != "fig8":  # which measures times
+        assert page(name) == first
+
+
+def test_a_run_that_failed_is_missing_on_the_page(command, tiny, undrawn):
+    undrawn(fig4)
+    tiny(fig4, "qsm,sac", "toy/two-modes")
+    command("reproduce", "fig4", "--out", "pages", "--jobs", "1")
+    experiment = Experiment(Path("runs"), "reproduce-fig4-quick")
+    failed = experiment.run_dir(experiment.cells()[0]).path
+    (failed / "DONE").rename(failed / "FAILED.json")
+    done = command("reproduce", "fig4", "--out", "pages", "--jobs", "1")
+    assert done.code == 0, done.err
+    assert "toy/two-modes/qsm/seed\\_0 (failed)" in Path("pages/fig4/report.md").read_text()
+    assert {claim["outcome"] for claim in page("fig4")["claims"]} == {OPEN}
+
+
+def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypatch):
+    from bench import cli
+
+    monkeypatch.setattr(cli, "run", lambda words: 3)
+    done = command("reproduce", "fig9")
+    assert done.code == 3
+    assert "repeat the command" in done.out
+    assert not Path("runs/reproduction").exists()
+
+
+# -- what is measured ----------------------------------------------------------------------------------------------------
+
+
+def test_modes_and_extremes_of_known_samples():
+    split, one = np.repeat([-0.7, 0.95], 32), np.full(64, 0.95)
+    found = fig4.measure(np.stack([np.stack([split, split]), np.stack([split, one])])[..., None])
+    np.testing.assert_allclose(found["both sides"], [1, 0.5])
+    np.testing.assert_allclose(found["extremes"], [0.5, 0.75])
+    wide = fig4.measure(np.linspace(-1, 1, 64).reshape(1, 1, 64, 1))  # both sides, but no two modes
+    np.testing.assert_allclose(wide["both sides"], [0])
+
+
+def test_diversity_of_a_point_of_corners_and_of_uniform_samples():
+    point = fig5.diversity(np.full((1, 64, 3), 0.1))
+    assert (point["coverage"], point["entropy"], point["spread"]) == (pytest.approx(0.1), pytest.approx(0), pytest.approx(0))
+    corners = fig5.diversity(np.random.default_rng(0).choice([-1.0, 1.0], size=(1, 4000, 2)))
+    assert corners["coverage"] == pytest.approx(0.2)
+    assert corners["entropy"] == pytest.approx(math.log(2) / math.log(10), abs=1e-3)
+    even = fig5.diversity(np.random.default_rng(0).uniform(-1, 1, size=(1, 2000, 12)))
+    assert even["coverage"] == 1
+    assert even["entropy"] > 0.99
+    assert even["spread"] == pytest.approx(1, abs=0.03)
+
+
+class KnownNoise:
+    """An agent whose gradient is a constant 3 plus normal noise of standard deviation 2 in each of 50 dimensions."""
+
+    phases = (Phase("actor"),)
+
+    def __init__(self):
+        self.actor_optimizer = self
+
+    def draws(self, phase, n):
+        return {"g": normal(50)}
+
+    def actor(self, batch, noise):
+        self.grads = [3 + 2 * noise["g"][:20], 3 + 2 * noise["g"][20:].view(5, 6)]
+
+
+def test_noise_to_signal_is_without_bias():
+    """tr Cov / |E g|^2 = 4 / 9; the square of an average of 10 draws would be too large by (4 / 10) / 9 without correction."""
+    batch = Batch(*[torch.zeros(1)] * 5)
+    assert fig8.noise_to_signal(KnownNoise(), batch, 2000) == pytest.approx(4 / 9, rel=0.02)
+    assert fig8.noise_to_signal(KnownNoise(), batch, 10) == pytest.approx(4 / 9, rel=0.12)
+
+
+@pytest.mark.parametrize("method", fig8.METHODS)
+def test_measuring_a_gradient_moves_nothing(method):
+    cls, spec = agent_class(method), EnvSpec("x", 3, 2, (-1.0,) * 2, (1.0,) * 2, 1, 1, None, Score("return", "max", 0, 1, ""))
+    config = cls.Config(actor_hidden=(8, 8), critic_hidden=(8, 8), batch_size=16, actor_lr=0.0)
+    agent = cls(spec, config, torch.Generator().manual_seed(0))
+    before = [p.clone() for p in agent.predictor.parameters()]
+    assert fig8.noise_to_signal(agent, fig8.random_batch(agent), 5) > 0
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.predictor.parameters(), strict=True))
