@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 import shlex
+import sys
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +131,7 @@ def plan(
     seed_list = parse_seeds(seeds) if seeds is not None else list(range(defaults.seeds))
     parsed = [parse_override(text) for text in overrides]
     for env_id in ids:
-        envs.check(env_id, {})
+        envs.check_id(env_id)
     families = sorted({env_id.partition("/")[0] for env_id in ids})
     check_overrides(parsed, [available_keys(preset, v.algo, family) for v in variants for family in families])
     configs = [
@@ -149,7 +151,11 @@ def refuse_unbounded(configs: list[RunConfig]) -> None:
         env_id, settings = config.env["id"], {k: v for k, v in config.env.items() if k not in ("id", "num_envs")}
         key = json.dumps([env_id, settings])
         if key not in checked:
-            checked[key] = envs.check(env_id, settings)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                checked[key] = envs.check(env_id, settings)
+            for warning in caught:
+                print(f"warning: {warning.message}", file=sys.stderr)
         if agent_class(config.algo["agent"]).bounded_actions and not checked[key]:
             raise UsageError(f"{env_id} has unbounded actions, and {config.label} declares actions in [-1, 1]")
 

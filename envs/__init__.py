@@ -17,7 +17,7 @@ from envs.spec import Dynamics, EnvSpec, Score
 if TYPE_CHECKING:
     from envs.vector import VectorEnv
 
-__all__ = ["FAMILIES", "Dynamics", "EnvSpec", "Score", "check", "config_class", "least_episodes", "make", "names"]
+__all__ = ["FAMILIES", "Dynamics", "EnvSpec", "Score", "check", "check_id", "config_class", "least_episodes", "make", "names"]
 
 FAMILIES = {
     "dmc": "envs.dmc",
@@ -56,6 +56,11 @@ def check(id: str, settings: dict[str, Any] | None = None) -> bool:
     """
     family, name, config = _resolve(id, settings or {})
     return family.check(name, config)
+
+
+def check_id(id: str) -> None:
+    """Raises ValueError, in one line, for an id that is none of `names` nor of an open family; looks at nothing else."""
+    _resolve(id, {})
 
 
 def names(family: str | None = None) -> list[str]:
