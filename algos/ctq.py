@@ -124,13 +124,16 @@ class ContinuousQ(Agent):
         return -(delta * value).mean(), -(delta * weight * q).mean()
 
     # -- phases ------------------------------------------------------------------------------------------------------
+    def schedule(self):
+        c = self.config
+        self.critic_optimizer.lr = cosine_decay(c.critic_lr, self.updates, c.decay_updates)
+        self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.decay_updates)
+
     def martingale(self, batch, noise):
         c = self.config
         delta, value, q = self.deltas(batch)
         weight = self.dynamics.sigma2(split(batch.obs.flatten(0, 1))[0]).squeeze(1) if c.weight == "sigma2" else 1.0
         critic_loss, actor_loss = self.losses(delta, value, q, weight)
-        self.critic_optimizer.lr = cosine_decay(c.critic_lr, self.updates, c.decay_updates)
-        self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.decay_updates)
         self.critic_optimizer.minimise(critic_loss)
         self.actor_optimizer.minimise(actor_loss)
         return {
