@@ -6,6 +6,7 @@ An agent is one file of this package (or any class elsewhere) that derives from 
 * ``data``     what it trains on, `Replay` or `Rollout`, read by the run loop.
 * ``phases``   the parts of an update, in order; ``phase(batch, noise)`` is a method with the phase's name.
 * ``draws``    the random numbers that a phase, or an acting mode, needs.
+* ``schedule`` what depends on the number of updates (optional).
 * ``act``      actions for a batch of observations.
 
 Every loss is a pure function of (parameters, batch, noise). So recorded draws of a published implementation can be fed
@@ -237,7 +238,9 @@ class Adam:
             torch._foreach_mul_(self.grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         with torch.no_grad():
             self.step += 1
-            torch.ops.aten._fused_adam_(
+            # named, since a tensor is silently read on the host where the overload for a number is tried first
+            kernel = torch.ops.aten._fused_adam_
+            (kernel.tensor_lr if isinstance(self.rate, Tensor) else kernel.default)(
                 self.own, self.grads, self.mean, self.square, [], [self.step] * len(self.own), lr=self.rate,
                 beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, amsgrad=False, maximize=False,
             )  # fmt: skip
@@ -251,7 +254,11 @@ class Adam:
             for own, stored in zip(getattr(self, name), state[name], strict=True):
                 own.copy_(stored)
         self.step.copy_(state["step"])
-        self.grads = [stored.to(p) for p, stored in zip(self.own, state["grads"], strict=False)]
+        if len(self.grads) == len(state["grads"]):  # into the storages that a captured graph may write to
+            for own, stored in zip(self.grads, state["grads"], strict=True):
+                own.copy_(stored)
+        else:
+            self.grads = [stored.to(p) for p, stored in zip(self.own, state["grads"], strict=False)]
 
     def grad_norm(self) -> Tensor | None:
         """2-norm of the gradient of the last step (after clipping), or None before the first."""

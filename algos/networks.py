@@ -5,7 +5,6 @@ Weights are stored (in, out), the transpose of `torch.nn.Linear`.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -52,14 +51,9 @@ def mish_forward(minus: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]
     a logarithm and a hyperbolic tangent of every entry.
     """
     s = torch.sigmoid(minus)
-    q = torch.addcmul(one(s.device, s.dtype), s, s, out=None if keep else s)
+    q = torch.addcmul(s.new_ones(()), s, s, out=None if keep else s)
     value = torch.addcdiv(minus, minus, q, value=-2, out=None if keep else minus)
     return value, (minus, s, q)
-
-
-@functools.cache
-def one(device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.ones((), device=device, dtype=dtype)
 
 
 def mish_backward(grad: Tensor, value: Tensor, kept) -> Tensor:

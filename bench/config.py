@@ -74,6 +74,9 @@ class RunConfig:
     device: str = "cpu"  # cpu | cuda
     threads: int = 1  # compute threads of a run's process
     matmul: str = "auto"  # auto: the fast path where a probe shows it is exact to 1e-5 | highest: always plain fp32
+    # Identity, not operation: a compiled or captured phase sums in another order, so the last bits differ from eager's,
+    # and a run that changed over in the middle would be neither of the two.
+    speed: str = "eager"  # how phases are run: eager | compile (torch.compile) | cudagraph (captured once, then replayed)
     keep_replay: bool = False  # keep the replay pieces of a finished run
     logger: str = "none"  # none | tensorboard | wandb: a mirror of the JSONL files, in the run's directory
 
@@ -86,6 +89,8 @@ class RunConfig:
         check(self.threads >= 1, "threads", self.threads, "1 or more")
         for name, choices in CHOICES.items():
             check(getattr(self, name) in choices, name, getattr(self, name), "one of " + ", ".join(choices))
+        if self.speed == "cudagraph" and self.device != "cuda":
+            raise UsageError(f"speed=cudagraph needs device=cuda, found device={self.device}; take speed=eager there")
 
     @property
     def frames_per_decision(self) -> int:
@@ -107,6 +112,7 @@ CHOICES = {
     "device": ("cpu", "cuda"),
     "matmul": ("auto", "highest"),
     "logger": ("none", "tensorboard", "wandb"),
+    "speed": ("eager", "compile", "cudagraph"),
 }
 
 

@@ -254,6 +254,22 @@ def test_phases_read_no_value_on_the_host(algo):
         train(agent, period(agent))
 
 
+def test_phases_leave_the_update_counter_to_the_schedule(algo):
+    def hidden(agent, phase, batch, noise):
+        counted = agent.updates
+        del agent.updates
+        try:
+            return agent.run_phase(phase, batch, noise)
+        except AttributeError as error:
+            message = f"phase {phase.name!r} reads self.updates, which a captured phase would freeze: do it in schedule()"
+            raise AssertionError(message) from error
+        finally:
+            agent.updates = counted
+
+    agent = build(algo)
+    train(agent, period(agent), watch=hidden)
+
+
 def test_update_is_a_pure_function_of_parameters_batch_and_noise(algo):
     first, second = build(algo), build(algo)
     torch.manual_seed(1)

@@ -26,20 +26,13 @@ from bench import cost, devices, provenance
 from bench.clock import Clock, peak_memory_mb
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
+from bench.finite import FirstNonFinite, NonFinite
 from bench.mirror import Mirror, mirror
 from bench.rundir import HEARTBEAT, RunDir, load_tensors, read_json, replace_file, save_tensors
-from bench.speed import set_matmul
+from bench.speed import check_same_matmul, keep_freed_memory, phase_runner, set_matmul
 
 STREAMS = {"init": 10, "explore": 11, "replay": 12, "noise": 13}  # words that keep a run's random streams apart
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, a file larger than this process may write
-
-
-class NonFinite(RuntimeError):
-    """A loss, an observation or a reward that is not a finite number."""
-
-    def __init__(self, quantity: str, update: int):
-        super().__init__(f"{quantity} became non-finite at update {update}")
-        self.quantity, self.update = quantity, update
 
 
 class Stopped(Exception):
@@ -57,6 +50,7 @@ class Run:
         self.config, self.dir, self.stop = config, directory, False
         self.path = directory.path
         torch.set_num_threads(config.threads)
+        keep_freed_memory()
         precision = set_matmul(config.matmul, config.device)
         self.device = torch.device(config.device)
         settings = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
@@ -65,6 +59,7 @@ class Run:
         self.agent_config = agent_config(config.algo)
         self.generators = {name: self._generator(name) for name in STREAMS}
         self.agent = self._new_agent(self.generators["init"])
+        self.run_phase = phase_runner(self.agent, config.speed)
         self.replay = buffer_for(self.agent.data, self.spec.obs_dim, self.spec.act_dim, self.copies, self.device)
         self._check_rollout()
         self.evaluator, self.probes = Evaluator(config, self.device), Probes(config, self.device)
@@ -72,7 +67,7 @@ class Run:
         self.env_step = self.evaluations = 0
         self.eval_due = False  # an evaluation that has to be made here; a stop may come between
         self.latest: dict[str, torch.Tensor] = {}
-        self.first_bad = torch.full((), -1, dtype=torch.long, device=self.device)
+        self.losses = FirstNonFinite(self.device)
         self.finished_returns: list[float] = []
         self.episode_return = np.zeros(self.copies)
         self.history: list[list[np.ndarray]] = [[] for _ in range(self.copies)]  # actions of the open episodes
@@ -112,6 +107,8 @@ class Run:
         """Write what a new directory needs, or take up the newest checkpoint of an old one."""
         checkpoint = self.path / "checkpoint.pt"
         stored = load_tensors(checkpoint) if checkpoint.exists() else None  # refused before anything is written
+        if stored is not None:
+            check_same_matmul(self.path, self.dir.sessions(), precision)
         self.path.mkdir(parents=True, exist_ok=True)
         self.dir.reopen()
         spec = self.spec.to_dict()
@@ -186,7 +183,7 @@ class Run:
             action, kept = self.agent.explore(obs, sample(draws, self.generators["explore"], self.device))
         played = action.cpu().numpy()
         if not math.isfinite(float(played.sum())):
-            self._check_finite()
+            self.losses.check()
             raise NonFinite("action", self.agent.updates)
         self.clock.lap("act")
         next_obs, reward, terminated, truncated, info = self.env.step(played)
@@ -196,7 +193,7 @@ class Run:
         if ended.any():
             led_to = np.where(ended[:, None], info["final_obs"], next_obs)
         if not math.isfinite(float(reward.sum()) + float(led_to.sum())):
-            self._check_finite()  # a loss that was non-finite before is the cause, and is named instead
+            self.losses.check()  # a loss that was non-finite before is the cause, and is named instead
             wrong = "reward" if not np.isfinite(reward).all() else "observation"
             raise NonFinite(wrong, self.agent.updates)
         to = torch.from_numpy
@@ -220,10 +217,7 @@ class Run:
         self.clock.lap("sample")
         info = self.agent.update(batch, noise, self._timed_phase)
         self.latest.update(info)
-        losses = [value for name, value in info.items() if name.endswith("_loss")]
-        if losses:
-            bad = ~torch.isfinite(sum(losses)) & (self.first_bad < 0)
-            self.first_bad.masked_fill_(bad, self.agent.updates)
+        self.losses.note(info, self.agent.updates)
         self.clock.updates += 1
         self.clock.lap("log")
 
@@ -231,20 +225,13 @@ class Run:
         return sample(self.agent.draws(phase, n), self.generators["noise"], self.device)
 
     def _timed_phase(self, phase, batch, noise):
-        info = self.agent.run_phase(phase, batch, noise)
+        info = self.run_phase(phase, batch, noise)
         self.clock.lap(phase.name)
         return info
 
     # -- records -------------------------------------------------------------------------------------------------------
-    def _check_finite(self) -> None:
-        """One read of the device per interval: which update was the first whose losses were not finite."""
-        update = int(self.first_bad)
-        if update >= 0:
-            wrong = [name for name, value in self.latest.items() if not bool(torch.isfinite(value).all())]
-            raise NonFinite(", ".join(wrong) or "a loss", update)
-
     def _log(self) -> None:
-        self._check_finite()
+        self.losses.check()
         record: dict[str, Any] = {"env_step": self.env_step, "update": self.agent.updates}
         if self.env_step == 0:
             # how wide the untrained policy acts: one that starts on the bounds makes a method look worse than it is
@@ -326,7 +313,7 @@ class Run:
         self.dir.write_progress(record)
 
     def _finish(self) -> None:
-        self._check_finite()
+        self.losses.check()
         self.checkpoint()
         counted = read_json(self.path / "cost.json")
         self.dir.write_json("cost.json", counted | {"peak_memory_mb": round(peak_memory_mb(), 1)})
@@ -338,7 +325,7 @@ class Run:
     # -- checkpoints ---------------------------------------------------------------------------------------------------
     def checkpoint(self) -> None:
         """Everything an exact continuation needs: new replay rows first, then the state that counts on them."""
-        self._check_finite()
+        self.losses.check()
         self.clock.lap("checkpoint")
         (self.path / "replay").mkdir(exist_ok=True)
         rows = self.replay.rows_since(self.stored_rows)

@@ -169,8 +169,11 @@ class RunDir:
                 path.unlink(missing_ok=True)
 
     def add_session(self, session: dict[str, Any]) -> None:
-        known = read_json(self.path / "provenance.json") or {"sessions": []}
-        replace_file(self.path / "provenance.json", dump_json({"sessions": [*known["sessions"], session]}))
+        replace_file(self.path / "provenance.json", dump_json({"sessions": [*self.sessions(), session]}))
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """What provenance.json says of each session of this run, oldest first."""
+        return (read_json(self.path / "provenance.json") or {"sessions": []})["sessions"]
 
     def write_progress(self, record: dict[str, Any]) -> None:
         """The heartbeat: replaced without a flush, since only a live run's heartbeat means anything."""
