@@ -19,10 +19,10 @@ import algos as registry
 import envs
 from algos.agent import Agent, Replay, sample
 from algos.replay import ReplayBuffer
-from bench.config import UsageError, agent_config, algo_values
+from bench.config import CHOICES, UsageError, agent_config, algo_values
 from bench.cost import OperationCounter, period, random_batch, random_data
 from bench.grid import parse_variants
-from bench.speed import set_matmul
+from bench.speed import keep_freed_memory, phase_runner, set_matmul
 from envs import EnvSpec, Score
 
 SPEC = EnvSpec(  # the sizes of dmc/cheetah-run
@@ -31,7 +31,6 @@ SPEC = EnvSpec(  # the sizes of dmc/cheetah-run
 )  # fmt: skip
 STORED = 100_000  # transitions in the replay buffer that is sampled
 PRODUCT = 256  # rows, columns and depth of the calibrating product: the hidden layers' own
-MODES = ("eager",)
 
 
 @dataclasses.dataclass
@@ -60,13 +59,14 @@ def benchmarks(
 
     Raises UsageError for an unknown algorithm, device, mode or setting.
     """
-    if mode not in MODES:
-        raise UsageError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
+    if mode not in CHOICES["speed"]:
+        raise UsageError(f"unknown mode {mode!r}; known are {', '.join(CHOICES['speed'])}")
     if device not in ("cpu", "cuda"):
         raise UsageError(f"unknown device {device!r}; known are cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda: torch finds no CUDA device here; use cpu")
     torch.set_num_threads(1)
+    keep_freed_memory()
     set_matmul("auto", device)
     out = {}
     for label, values in variants(algos, T, batch, width):
@@ -76,7 +76,7 @@ def benchmarks(
             "algo": label.partition("[")[0], "batch": agent.data.batch_size, "width": first(values.get("actor_hidden")),
             "T": values.get("T"), "device": device, "mode": mode,
         }  # fmt: skip
-        for what, kind, run, per_call in bodies(agent, agent.run_phase):
+        for what, kind, run, per_call in bodies(agent, phase_runner(agent, mode)):
             out[f"{label}/{what}"] = Body(synchronised(run, device), per_call, {**about, "name": what, "kind": kind})
     return out
 

@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("--T", "denoising steps"), ("--batch", "batch sizes"), ("--width", "widths of the hidden layers")):
         timing.add_argument(name, type=integers, metavar="N,N", help=f"{text} to go through (default: the algorithm's own)")
     timing.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    timing.add_argument("--mode", default="eager", help="how the phases are run: eager")
+    timing.add_argument("--mode", default="eager", help="how the phases are run: eager (default), compile or cudagraph")
     timing.add_argument("--peers", action="store_true", help="in the same rounds: Stable-Baselines3, SBX and a JAX QSM")
     timing.add_argument("--out", type=Path, default=Path("timing.json"), help="file for the results (default: timing.json)")
     timing.add_argument("--markdown", action="store_true", help="print the tables as Markdown")

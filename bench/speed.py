@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from algos.agent import Agent, Batch, Phase
+from algos.agent import Agent, Batch, Phase, Trajectories
 from bench.config import UsageError
 
 MATMUL_TOLERANCE = 1e-5  # largest relative error at which the fast path still counts as fp32
@@ -78,9 +79,10 @@ def keep_freed_memory() -> None:
 
 Info = dict[str, Tensor]
 Noise = Mapping[str, Tensor]
+Data = Batch | Trajectories
 
 
-def phase_runner(agent: Agent, speed: str) -> Callable[[Phase, Batch, Noise], Info]:
+def phase_runner(agent: Agent, speed: str) -> Callable[[Phase, Data, Noise], Info]:
     """What `Agent.update` calls for each phase, in the mode `speed`: eager | compile | cudagraph.
 
     Raises UsageError where the mode cannot work on this machine.
@@ -107,7 +109,7 @@ class Compiled:
         compile_one = torch.compile(backend=backend, dynamic=False)
         self.phases = {phase.name: compile_one(getattr(agent, phase.name)) for phase in agent.phases}
 
-    def __call__(self, phase: Phase, batch: Batch, noise: Noise) -> Info:
+    def __call__(self, phase: Phase, batch: Data, noise: Noise) -> Info:
         return self.phases[phase.name](batch, noise)
 
 
@@ -140,7 +142,7 @@ class Graphs:
         for optimizer in agent.optimizers().values():
             optimizer.capturable()
 
-    def __call__(self, phase: Phase, batch: Batch, noise: Noise) -> Info:
+    def __call__(self, phase: Phase, batch: Data, noise: Noise) -> Info:
         captured = self.captured.get(phase.name)
         if captured is None:
             done = self.runs[phase.name] = self.runs.get(phase.name, 0) + 1
@@ -153,15 +155,14 @@ class Graphs:
 class Captured:
     """One phase as a graph over static inputs."""
 
-    def __init__(self, agent: Agent, phase: Phase, batch: Batch, noise: Noise, capture):
-        self.names = list(noise)
-        self.inputs = [part.clone() for part in (*batch, *noise.values())]
-        static_batch = type(batch)(*self.inputs[: len(batch)])
-        static_noise = dict(zip(self.names, self.inputs[len(batch) :], strict=True))
-        self.info, self._replay = capture(lambda: agent.run_phase(phase, static_batch, static_noise))
+    def __init__(self, agent: Agent, phase: Phase, batch: Data, noise: Noise, capture):
+        given, structure = tree_flatten((batch, dict(noise)))
+        self.inputs = [part.clone() for part in given]
+        static = tree_unflatten(self.inputs, structure)
+        self.info, self._replay = capture(lambda: agent.run_phase(phase, *static))
 
-    def replay(self, batch: Batch, noise: Noise) -> Info:
-        given = [*batch, *(noise[name] for name in self.names)]
+    def replay(self, batch: Data, noise: Noise) -> Info:
+        given = tree_leaves((batch, dict(noise)))
         for static, value in zip(self.inputs, given, strict=True):
             if static.shape != value.shape:
                 raise ValueError(f"a captured phase takes {tuple(static.shape)}, found {tuple(value.shape)}")

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 import algos
 from algos.agent import Agent, sample
@@ -75,9 +76,8 @@ def make(name: str, device: str = "cpu") -> Agent:
 def updates(agent: Agent, count: int, runner=None, seed: int = 1):
     out = []
     for batch, generator in batches(agent, count, seed):
-        noise = {p.name: noise_of(agent, p.name, len(batch.reward), generator) for p in agent.due()}
-        on = {p: {k: v.to(agent.device) for k, v in draws.items()} for p, draws in noise.items()}
-        info = agent.update(type(batch)(*(part.to(agent.device) for part in batch)), on, runner)
+        noise = {p.name: dict(noise_of(agent, p.name, batch.reward.numel(), generator)) for p in agent.due()}
+        info = agent.update(*tree_map(lambda part: part.to(agent.device), (batch, noise)), runner)
         out.append({key: value.clone() for key, value in info.items()})
     return out
 
@@ -106,7 +106,8 @@ def test_a_replayed_phase_is_the_phase(name):
         optimizer.capturable()
     close = {"atol": 0, "rtol": 0}
     assert_close(updates(graphed, UPDATES, graphs), updates(eager, UPDATES), **close)
-    assert set(graphs.captured) == {phase.name for phase in eager.phases}
+    done = range(eager.updates - UPDATES, eager.updates)
+    assert set(graphs.captured) == {phase.name for phase in eager.phases if any(map(phase.due, done))}
     assert_close([parameters(graphed)], [parameters(eager)], **close)
 
     # a state that is loaded after the capture is the one that replays go on from
