@@ -88,7 +88,7 @@ class DiffusionQL(Agent):
 
     def critic_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Tensor]:
         q = self.critics(batch.obs, batch.action)
-        return (q - y).square().mean(dim=1).sum(), q
+        return 2 * F.mse_loss(q, y.expand_as(q)), q  # the sum of the two mean squared errors
 
     def bc_loss(self, batch: Batch, noise: Mapping[str, Tensor]) -> Tensor:
         """Denoising loss of the replay actions (paper, eq. 2)."""

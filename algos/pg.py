@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from algos.agent import Adam, Agent, Batch, Phase, normal, polyak, require, require_choice
 from algos.diffusion import DiffusionConfig, log_density, overshoot
@@ -97,7 +98,7 @@ class DiffusionPG(Agent):
 
     def critic_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Tensor]:
         q = self.critics(batch.obs, batch.action)
-        return (q - y).square().mean(dim=1).sum(), q
+        return 2 * F.mse_loss(q, y.expand_as(q)), q  # the sum of the two mean squared errors
 
     def sample_chains(self, obs: Tensor, noise: Mapping[str, Tensor]) -> Chains:
         """Chains for obs [n, S], with their log-densities from the same forward passes."""

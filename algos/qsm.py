@@ -78,7 +78,7 @@ class QSM(Agent):
 
     def critic_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Tensor]:
         q = self.critics(batch.obs, batch.action)
-        return (q - y).square().mean(dim=1).sum(), q
+        return 2 * F.mse_loss(q, y.expand_as(q)), q  # the sum of the two mean squared errors
 
     def score_target(self, batch: Batch, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """What eps_theta(s, a_t, t) is regressed on: -M_q grad_a Q(s, a_t) (Alg. 1; eq. 13 with the DDPM sign)."""

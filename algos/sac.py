@@ -82,7 +82,7 @@ class SAC(Agent):
 
     def critic_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Tensor]:
         q = self.critics(batch.obs, batch.action)
-        return 0.5 * (q - y).square().mean(dim=1).sum(), q
+        return F.mse_loss(q, y.expand_as(q)), q  # half the sum of the two mean squared errors
 
     def actor_loss(self, batch: Batch, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         action, log_prob = tanh_gaussian(*self.policy(batch.obs), noise["eps"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from algos.agent import Adam, Agent, Batch, Phase, ReplayConfig, normal, polyak, require
 from algos.networks import DeterministicPolicy, TwinCritic
@@ -61,7 +62,7 @@ class TD3(Agent):
 
     def critic_loss(self, batch: Batch, y: Tensor) -> tuple[Tensor, Tensor]:
         q = self.critics(batch.obs, batch.action)
-        return (q - y).square().mean(dim=1).sum(), q
+        return 2 * F.mse_loss(q, y.expand_as(q)), q  # the sum of the two mean squared errors
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         action = self.policy(batch.obs)

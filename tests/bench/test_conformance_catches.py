@@ -57,6 +57,12 @@ class UndeclaredDraw(sac.SAC):
         return {} if phase == "critic" else super().draws(phase, n)
 
 
+class Counts(sac.SAC):
+    def critic(self, batch, noise):
+        self.critic_optimizer.lr = 1e-3 / (1 + self.updates)
+        return super().critic(batch, noise)
+
+
 class UnusedDraw(sac.SAC):
     def draws(self, phase, n):
         return super().draws(phase, n) | ({"more": normal(n)} if phase == "actor" else {})
@@ -186,6 +192,7 @@ CAUGHT = [
     ("Nan", "test_phases_return_finite_detached_tensors", "ratio is not finite"),
     ("NoLoss", "test_phases_return_finite_detached_tensors", r"no phase returns a \*_loss"),
     ("Reads", "test_phases_read_no_value_on_the_host", "reads a tensor's value"),
+    ("Counts", "test_phases_leave_the_update_counter_to_the_schedule", r"'critic' reads self.updates"),
     ("EveryUpdate", "test_phases_run_when_they_are_due", "due were"),
     ("WritesBatch", "test_update_leaves_the_batch_alone", "the batch after phase 'critic'"),
     ("LeftOut", "test_every_trained_parameter_moves_and_targets_follow", "critics.biases.2 never moves"),

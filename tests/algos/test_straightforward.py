@@ -1,0 +1,81 @@
+"""An update at the benchmark's widths against the same update written plainly, with the library's layers and autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import algos
+from algos.agent import Adam
+from algos.networks import MLP, TwinCritic
+
+PLAIN = {"relu": torch.relu, "tanh": torch.tanh, "mish": F.mish}
+
+
+def layers(self, xs, weights, biases, hidden=None):
+    value = biases[0] + sum(x @ w for x, w in zip(xs, weights, strict=False))
+    for weight, bias in zip(weights[len(xs) :], biases[1:], strict=True):
+        value = PLAIN[self.activation](value) @ weight + bias
+    return value
+
+
+def action_gradient(self, obs, action, reduce):
+    with torch.enable_grad():
+        action = action.detach().requires_grad_()
+        q = self(obs, action)
+        return torch.autograd.grad((q.mean(dim=0) if reduce == "mean" else q.amin(dim=0)).sum(), action)[0]
+
+
+def minimise(self, loss):
+    """One step of the library's Adam from this optimizer's state."""
+    self.grads = list(torch.autograd.grad(loss, self.own))
+    library = torch.optim.Adam(self.own, lr=self.lr, foreach=False)
+    for p, mean, square, grad in zip(self.own, self.mean, self.square, self.grads, strict=True):
+        library.state[p] = {"step": self.step.clone(), "exp_avg": mean, "exp_avg_sq": square}
+        p.grad = grad
+    library.step()
+    for p in self.own:
+        p.grad = None
+    self.step += 1
+
+
+@pytest.mark.parametrize(("name", "settings"), [*((n, {}) for n in algos.AGENTS), ("qsm", {"critic_reduce": "min"})])
+def test_every_phase_agrees_to_1e_5(make_agent, make_batch, draw, monkeypatch, name, settings):
+    """Losses, gradients and steps, each phase from the same state. Fails on any optimisation that changes the result."""
+    wide = {"actor_hidden": (256, 256), "critic_hidden": (256, 256)}
+    fast, plain = (make_agent(name, 17, 6, **wide, **settings) for _ in range(2))
+    fast.updates = max(phase.start for phase in fast.phases)
+    for number in range(2):
+        batch = make_batch(256, 17, 6, seed=number)
+        for phase in fast.due():
+            noise = draw(fast, phase.name, 256, number)
+            plain.load_state_dict(fast.state_dict())
+            before = [p.detach().clone() for net in fast.networks().values() for p in net.parameters()]
+            found = fast.run_phase(phase, batch, noise)
+            with monkeypatch.context() as patch:
+                patch.setattr(MLP, "layers", layers)
+                patch.setattr(TwinCritic, "action_gradient", action_gradient)
+                patch.setattr(Adam, "minimise", minimise)
+                wanted = plain.run_phase(phase, batch, noise)
+            for key, value in found.items():
+                near(value, wanted[key], f"{phase.name}: {key}")
+            for optimizer, other in zip(fast.optimizers().values(), plain.optimizers().values(), strict=True):
+                for grad, same in zip(optimizer.grads, other.grads, strict=True):
+                    near(grad, same, f"{phase.name}: a gradient")
+            moved = [
+                torch.cat([(p - was).flatten() for p, was in zip(of(agent), before, strict=True)]) for agent in (fast, plain)
+            ]
+            # Adam's first steps divide by the size of the gradient itself, so the few entries without one are left to chance
+            near(*moved, f"{phase.name}: the step", tolerance=1e-3)
+        fast.updates += max(phase.every for phase in fast.phases)
+
+
+def of(agent):
+    return [p.detach() for net in agent.networks().values() for p in net.parameters()]
+
+
+def near(found: torch.Tensor, wanted: torch.Tensor, what: str, tolerance: float = 1e-5) -> None:
+    # a loss may be a small mean of large terms of both signs: 1 is the scale of a term
+    error = float((found - wanted).norm() / wanted.norm().clamp(min=1.0 if wanted.dim() == 0 else 1e-12))
+    assert error <= tolerance, f"{what} differs by {error:.2g} of its norm"
