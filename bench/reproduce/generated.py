@@ -48,11 +48,6 @@ def truth(env: str, settings: dict) -> Truth:
     return ground_truth(env.partition("/")[2], Config(**settings))
 
 
-def exact(known: Truth):
-    """The best policy of the SDE sampler, as `play` takes one: all rows of obs have the same time left."""
-    return lambda obs: known.policy(float(obs[0, 0]), obs[:, 1:].astype(np.float64))
-
-
 def last(results: Results, score: str, label: str) -> np.ndarray:
     """A score of the last evaluation, other than the one that ranks, for each finished seed of a label [n]."""
     return np.array([run.others[score].value[-1] for run in results.runs(label)])
