@@ -24,8 +24,8 @@ def trained(grid: Grid, context: Context, name: str, *settings: str) -> Results:
     return dataclasses.replace(grid, settings=(*grid.settings, *settings)).train(own)
 
 
-def samples(run: Run, n: int = SAMPLES, **settings) -> np.ndarray:
-    """Samples y [n, d] of a run's policy. settings: of the environment, in place of the run's (another sampler, steps)."""
+def samples(run: Run, n: int | None = None, **settings) -> np.ndarray:
+    """Samples y [n, d] of a run's policy, SAMPLES by default. settings: of the environment, in place of the run's."""
     return play(load_policy(run.path), run.env, own_settings(run) | settings, n, run.seed)
 
 
@@ -33,9 +33,9 @@ def own_settings(run: Run) -> dict:
     return {key: value for key, value in run.config["env"].items() if key not in ("id", "num_envs")}
 
 
-def play(policy, env: str, settings: dict, n: int = SAMPLES, seed: int = 0) -> np.ndarray:
+def play(policy, env: str, settings: dict, n: int | None = None, seed: int = 0) -> np.ndarray:
     """Final y [n, d] of n episodes under policy: obs [n, 1 + d] -> actions [n, d]."""
-    vector, spec = envs.make(env, (seed, STREAM), n, **settings)
+    vector, spec = envs.make(env, (seed, STREAM), n or SAMPLES, **settings)
     obs, _ = vector.reset()
     for _ in range(spec.horizon):
         obs, _, _, _, info = vector.step(policy(obs))
