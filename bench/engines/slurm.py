@@ -23,8 +23,14 @@ DEFAULTS = {"timeout_min": 240, "signal_delay_s": 90}  # minutes until a task is
 REQUEUES = 1000  # times that one task may reach its time limit
 
 
+def package() -> Any:
+    """submitit, told to leave the logging of this process as it is: it would close every other handler, and its stream."""
+    os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
+    return required("submitit", "slurm")
+
+
 def check(options: Options) -> None:
-    submitit = required("submitit", "slurm")
+    submitit = package()
     if options.address:
         raise UsageError("--address is for --engine ray; Slurm is reached through sbatch on this machine")
     if options.per_device > 1:
@@ -65,7 +71,7 @@ def submit(
 
 def executor(experiment: Experiment, configs: list[dict[str, Any]], options: Options, cluster: str = "slurm") -> Any:
     """submitit's executor; `cluster` is another one of its plug-ins in tests."""
-    submitit = required("submitit", "slurm")
+    submitit = package()
     folder, requeues = experiment.path.absolute() / "slurm", {f"{cluster}_max_num_timeout": REQUEUES}
     made = submitit.AutoExecutor(folder, cluster=cluster, **requeues)
     own = {"timeout_min", "mem_gb"}  # the others are Slurm's alone

@@ -1,0 +1,123 @@
+"""Simulators of Gao, Zha and Zhou (2024): the SDE against Euler and DDIM steps of the flow, with few and with many steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.reproduce import Context, Study
+from bench.reproduce.generated import last, own_settings, play, samples, trained, truth
+from bench.reproduce.grids import Grid, Results
+from reports.figures import Panel, draw, lines, looks, series
+from reports.html import Section, Table, Text
+from reports.reproduction import Claim, Findings, larger
+from reports.words import number
+
+ENV = "generation/swissroll2d"
+SAMPLERS, STEPS = ("sde", "ode", "ddim"), (5, 10, 50)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Grids without reward (under the SDE) and with a reward (under the SDE and under the flow)."""
+
+    grid: Grid
+    beta: float = 4.0
+
+    def __str__(self) -> str:
+        return f"{self.grid} That with beta 0 under the SDE, and with beta {self.beta:g} under the SDE and the flow (Euler)."
+
+
+def run(budget: Budget, context: Context) -> Findings:
+    plain = trained(budget.grid, context, "plain", "env.beta=0")
+    tilted = {
+        sampler: trained(budget.grid, context, sampler, f"env.beta={budget.beta:g}", f"env.sampler={sampler}")
+        for sampler in ("sde", "ode")
+    }
+    few = {sampler: {steps: divergences(plain, sampler, steps) for steps in STEPS} for sampler in SAMPLERS}
+    rewards = {sampler: last(results, "reward", "ctq") for sampler, results in tilted.items()}
+    least = STEPS[0]
+    verdicts = {
+        "few": larger([few["sde"][least]], [few["ode"][least]], f"Divergence from the data at {least} steps, SDE minus Euler"),
+        "many": larger([rewards["sde"]], [rewards["ode"]], "Mean reward at 50 steps, SDE minus Euler"),
+    }
+    numbers = {
+        "few": {sampler: {str(k): v.tolist() for k, v in row.items()} for sampler, row in few.items()},
+        "plain": plain.numbers(),
+        "tilted": {sampler: results.numbers() for sampler, results in tilted.items()},
+    }
+    return Findings(verdicts, numbers, [steps_section(few, plain), reward_section(tilted, budget)])
+
+
+def divergences(results: Results, sampler: str, steps: int) -> np.ndarray:
+    """Divergence from the data of each seed's policy, played by a sampler in so many steps [n]."""
+    known = truth(ENV, {"beta": 0.0})
+    return np.array([known.kl(samples(run, sampler=sampler, steps=steps), known.data) for run in results.runs("ctq")])
+
+
+def steps_section(few: dict, plain: Results) -> Section:
+    best = {}
+    for sampler in SAMPLERS:
+        for steps in STEPS:
+            settings = {"beta": 0.0, "sampler": sampler, "steps": steps}
+            known = truth(ENV, settings)
+            score = lambda obs, known=known: known.score(float(obs[0, 0]), obs[:, 1:].astype(np.float64))  # noqa: E731
+            best[sampler, steps] = known.kl(play(score, ENV, settings), known.data)
+    x = np.log10(STEPS)
+    panel = [
+        series(sampler, [(x, np.array([few[sampler][k][i] for k in STEPS])) for i in range(len(few[sampler][STEPS[0]]))])
+        for sampler in SAMPLERS if len(few[sampler][STEPS[0]])
+    ]  # fmt: skip
+    figure = draw("ctq-ode-steps", "Divergence from the data against steps", "Lines for SDE, Euler and DDIM.",
+                  lambda: lines([Panel("beta 0", "log10 steps", "KL from the data", panel)], looks(SAMPLERS)))  # fmt: skip
+    rows = [
+        [sampler, str(steps), ", ".join(map(number, few[sampler][steps])), number(best[sampler, steps])]
+        for sampler in SAMPLERS for steps in STEPS
+    ]  # fmt: skip
+    text = (
+        "One policy for each seed, trained under the SDE at 50 steps without a reward, where the best action is the score "
+        "under every sampler, and then played by each of them. The exact score shows what the steps alone cost."
+    )
+    columns = ["sampler", "steps", "learned score", "exact score"]
+    table = Table(columns, rows, "Divergence from the data, seed by seed", "Histograms of 4,096 samples on 40 x 40 cells.")
+    return Section("steps", "Few steps, without a reward", [Text(text), figure, table])
+
+
+def reward_section(tilted: dict[str, Results], budget: Budget) -> Section:
+    rows = []
+    for sampler, results in tilted.items():
+        columns = (last(results, "reward", "ctq"), results.values("final", "ctq"), last(results, "KL to the data", "ctq"))
+        rows.append([sampler, *(", ".join(map(number, values)) for values in columns)])
+    done = tilted["sde"].runs("ctq")
+    known = truth(ENV, own_settings(done[0]) if done else {"beta": budget.beta})
+    text = (
+        "Trained and played under the SDE, and under Euler steps of the flow dy = (f y + g^2 a / 2) dt, with the same running "
+        "reward. The flow's best action is the score plus a quarter of grad J in place of a half, so its best law is another "
+        f"than p*; p*, the SDE's, has a mean reward of {number(known.mean_reward())}."
+    )
+    table = Table(["sampler", "mean reward", "KL from p*", "KL from the data"], rows, "At the end, seed by seed")
+    return Section("reward", "With a reward", [Text(text), table])
+
+
+GRID = Grid("ctq", ENV, 3, ("steps=3840000", "eval_every=1920000", "log_every=640000"), note="300 rollouts of 256 samples.")
+STUDY = Study(
+    title="Sampling by the SDE and by the flow, in few and in many steps",
+    source="arXiv 2409.04832, section 9.1",
+    claims=(
+        Claim(
+            "few",
+            "Without a reward, deterministic sampling loses less when the steps are few.",
+            f"Holds if the 95 % interval of the SDE's divergence from the data at {STEPS[0]} steps minus Euler's lies above 0; "
+            "fails if below.",
+        ),
+        Claim(
+            "many",
+            "For a reward-directed task with many steps the SDE does better than the flow.",
+            "Holds if the interval of the mean reward under the SDE minus that under Euler's steps, each trained with its own "
+            "sampler at 50 steps, lies above 0; fails if below.",
+        ),
+    ),
+    budgets={"quick": Budget(GRID), "long": Budget(Grid("ctq", ENV, 5)), "full": Budget(Grid("ctq", ENV, 10))},
+    run=run,
+)

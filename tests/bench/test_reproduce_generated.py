@@ -1,0 +1,62 @@
+"""The studies of generated laws: the estimator's errors against what is known of it, and each study end to end, small."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bench.reproduce import Context, ctq_digits, ctq_gmm, ctq_ode, ctq_swissroll, generated
+from reports import plots
+from reports.html import Figure
+from reports.reproduction import OPEN
+
+TINY = ("steps=320", "eval_every=320", "log_every=160", "checkpoint_every=320", "env.steps=5", "algo.envs=8",
+        "algo.actor_hidden=[8,8]", "algo.critic_hidden=[8,8]")  # fmt: skip
+
+
+def test_the_estimators_errors_add_up_and_shrink():
+    """mse = bias^2 + variance; m = 1 has the variance of one kernel's score, alpha^2 var(x_0 | chosen) / sigma^4."""
+    errors = ctq_gmm.estimator(dataclasses.replace(ctq_gmm.STUDY.budgets["quick"], states=400, repeats=40))
+    for row in errors.values():
+        for t, found in row.items():
+            assert found["mse"] == pytest.approx(found["bias"] ** 2 + found["variance"], rel=0.01), t  # no bias below 0
+    known = generated.truth(ctq_gmm.ENV, {"beta": 0.0})
+    d = known.dynamics
+    single = d.alpha(2.0) ** 2 * (1.5**2 + 0.5**2) / d.sigma2(2.0) ** 2  # far from the data every point is as likely
+    assert errors[1][2.0]["variance"] == pytest.approx(single, rel=0.1)
+    assert errors[300][2.0]["variance"] == pytest.approx(single / 300, rel=0.15)
+
+
+def test_maps_lie_the_same_way_up():
+    """Samples of the data fall where its law has its mass, so that rows and columns are not swapped."""
+    known = generated.truth(ctq_swissroll.ENV, {})
+    drawn = known.law.sample(200_000, np.random.default_rng(0))
+    difference = generated.counts(known, drawn, 40) - generated.coarse(known, known.data, 40)
+    assert np.abs(difference).sum() < 0.1
+
+
+def test_the_score_played_step_by_step_generates_the_data():
+    known = generated.truth(ctq_gmm.ENV, {"beta": 0.0, "steps": 200})
+    y = generated.play(lambda obs: known.score(float(obs[0, 0]), obs[:, 1:]), ctq_gmm.ENV, {"beta": 0.0, "steps": 200})
+    assert known.kl(y, known.data) < 0.04
+
+
+@pytest.mark.parametrize("module", [ctq_gmm, ctq_swissroll, ctq_ode, ctq_digits])
+def test_every_study_answers_each_of_its_claims(module, here, tmp_path, monkeypatch):
+    """From the grid to the findings. One seed decides nothing that has a spread."""
+    if module is ctq_digits:
+        pytest.importorskip("sklearn")
+    monkeypatch.setattr(generated, "SAMPLES", 64)
+    for part in (module, plots):
+        if hasattr(part, "draw"):
+            monkeypatch.setattr(part, "draw", lambda name, caption, alt, paint, how="": Figure(name, b"", "", caption, alt))
+    budget = module.STUDY.budgets["quick"]
+    grid = dataclasses.replace(budget.grid, seeds=1, settings=(*budget.grid.settings, *TINY))
+    small = {"states": 50, "repeats": 5} if module is ctq_gmm else {}
+    findings = module.STUDY.run(dataclasses.replace(budget, grid=grid, **small), Context("tiny", "quick", tmp_path, 1))
+    assert findings.verdicts.keys() == {claim.key for claim in module.STUDY.claims}
+    open_ = {key for key, verdict in findings.verdicts.items() if verdict.outcome == OPEN}
+    assert open_ >= findings.verdicts.keys() - {"estimator", "tilt"}
+    assert len(findings.sections) >= 1
