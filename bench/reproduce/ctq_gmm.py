@@ -127,8 +127,8 @@ STUDY = Study(
             "tilt",
             "A larger beta moves mass to where the reward is high.",
             f"Holds if at every beta the interval of the divergence from p* lies below {CLOSE}, and the mean reward rises.",
-            revised="Its budget: the first quick runs, 300 rollouts at beta 0, 2 and 4, had not converged (0.18 and 0.58 nats from "
-            "p* at beta 2 and 4, at equal rewards). They became 600 rollouts at beta 0, 1 and 2.",
+            revised="Its budget: the first quick runs, 300 rollouts at beta 0, 2 and 4, had not converged (0.18 and 0.58 nats "
+            "from p* at beta 2 and 4, at equal rewards). They became 600 rollouts at beta 0, 1 and 2.",
         ),
         Claim(
             "estimator",
