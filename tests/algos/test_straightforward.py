@@ -1,4 +1,4 @@
-"""An update at the benchmark's widths against the same update written plainly, with the library's layers and autograd."""
+"""An update at the algorithms' own widths against the same update written plainly, with the library's layers and autograd."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import torch
 from torch.nn import functional as F
 
 import algos
-from algos.agent import Adam
+from algos.agent import Adam, sample
 from algos.networks import MLP, TwinCritic
+from bench.bodies import spec_of
+from bench.config import agent_config, algo_values
+from bench.cost import random_data
 
 PLAIN = {"relu": torch.relu, "tanh": torch.tanh, "mish": F.mish}
 
@@ -40,24 +43,30 @@ def minimise(self, loss):
     self.step += 1
 
 
+def build(name, settings):
+    values = algo_values(name) | settings
+    cls = algos.agent_class(values["agent"])
+    return cls(spec_of(cls), agent_config(values), torch.Generator().manual_seed(0))
+
+
 @pytest.mark.parametrize(("name", "settings"), [*((n, {}) for n in algos.AGENTS), ("qsm", {"critic_reduce": "min"})])
-def test_every_phase_agrees_to_1e_5(make_agent, make_batch, draw, monkeypatch, name, settings):
+def test_every_phase_agrees_to_1e_5(monkeypatch, name, settings):
     """Losses, gradients and steps, each phase from the same state. Fails on any optimisation that changes the result."""
-    wide = {"actor_hidden": (256, 256), "critic_hidden": (256, 256)}
-    fast, plain = (make_agent(name, 17, 6, **wide, **settings) for _ in range(2))
+    fast, plain = (build(name, settings) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
     fast.updates = max(phase.start for phase in fast.phases)
-    for number in range(2):
-        batch = make_batch(256, 17, 6, seed=number)
+    for _ in range(2):
+        data = random_data(fast, generator)
         for phase in fast.due():
-            noise = draw(fast, phase.name, 256, number)
+            noise = sample(fast.draws(phase.name, fast.data.batch_size), generator)
             plain.load_state_dict(fast.state_dict())
             before = [p.detach().clone() for net in fast.networks().values() for p in net.parameters()]
-            found = fast.run_phase(phase, batch, noise)
+            found = fast.run_phase(phase, data, noise)
             with monkeypatch.context() as patch:
                 patch.setattr(MLP, "layers", layers)
                 patch.setattr(TwinCritic, "action_gradient", action_gradient)
                 patch.setattr(Adam, "minimise", minimise)
-                wanted = plain.run_phase(phase, batch, noise)
+                wanted = plain.run_phase(phase, data, noise)
             for key, value in found.items():
                 near(value, wanted[key], f"{phase.name}: {key}")
             for optimizer, other in zip(fast.optimizers().values(), plain.optimizers().values(), strict=True):

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from bench.options import parser
 from bench.reproduce import Context, ctq_digits, ctq_gmm, ctq_ode, ctq_swissroll, generated
 from reports import plots
 from reports.html import Figure
@@ -55,7 +56,8 @@ def test_every_study_answers_each_of_its_claims(module, here, tmp_path, monkeypa
     budget = module.STUDY.budgets["quick"]
     grid = dataclasses.replace(budget.grid, seeds=1, settings=(*budget.grid.settings, *TINY))
     small = {"states": 50, "repeats": 5} if module is ctq_gmm else {}
-    findings = module.STUDY.run(dataclasses.replace(budget, grid=grid, **small), Context("tiny", "quick", tmp_path, 1))
+    how = parser().parse_args(["reproduce", "tiny", "--jobs", "1"])
+    findings = module.STUDY.run(dataclasses.replace(budget, grid=grid, **small), Context("tiny", "quick", tmp_path, how))
     assert findings.verdicts.keys() == {claim.key for claim in module.STUDY.claims}
     open_ = {key for key, verdict in findings.verdicts.items() if verdict.outcome == OPEN}
     assert open_ >= findings.verdicts.keys() - {"estimator", "tilt"}
