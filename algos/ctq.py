@@ -39,7 +39,7 @@ class Config:
     critic_lr: float = 1e-2  # Adam
     decay_updates: int = 0  # cosine decay of both rates to 0; 0: constant
     control_variate: bool = True  # take dJ/dy g dW off delta (ours): its mean is 0, the dynamics known, the noise in psi's way
-    weight: str = "sigma2"  # w(t) in mu's test function w dq: sigma2, as in denoising score matching (ours) | one (paper)
+    weight: str = "sigma"  # w(t) in mu's test function w dq: sigma, the noise's standard deviation (ours) | one (paper)
     delta_clip: float = 20.0  # largest |delta|: an estimate of the score close to the data may be far off; 0: no clip (paper)
     ema: float = 0.95  # decay of the averaged mu that evaluation plays (ours); 0: mu itself
 
@@ -49,7 +49,7 @@ class Config:
             require(len(widths) >= 1 and min(widths) >= 1, name, widths, "one or more widths of 1 or more")
         require_choice("activation", self.activation, ("relu", "mish", "tanh"))
         require_choice("init", self.init, ("xavier", "torch"))
-        require_choice("weight", self.weight, ("sigma2", "one"))
+        require_choice("weight", self.weight, ("sigma", "one"))
         require(self.theta > 0, "theta", self.theta, "a positive temperature")
         for name in ("envs", "epochs"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
@@ -132,7 +132,8 @@ class ContinuousQ(Agent):
     def martingale(self, batch, noise):
         c = self.config
         delta, value, q = self.deltas(batch)
-        weight = self.dynamics.sigma2(split(batch.obs.flatten(0, 1))[0]).squeeze(1) if c.weight == "sigma2" else 1.0
+        t = split(batch.obs.flatten(0, 1))[0].squeeze(1)
+        weight = self.dynamics.sigma2(t) ** 0.5 if c.weight == "sigma" else 1.0
         critic_loss, actor_loss = self.losses(delta, value, q, weight)
         self.critic_optimizer.minimise(critic_loss)
         self.actor_optimizer.minimise(actor_loss)
