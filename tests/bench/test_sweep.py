@@ -15,7 +15,7 @@ from sweeping import AGENT, PLANE, score
 
 from bench import run as run_module
 from bench.config import algo_values, available
-from bench.sweep.space import load
+from bench.sweep.space import find, load
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
 
@@ -286,10 +286,9 @@ def test_the_shipped_spaces_fit_their_algorithms_and_contain_the_defaults(agent)
         assert set(space.settings(space.suggest(study.ask()))) <= set(values)
 
 
-def test_every_algorithm_has_a_search_space():
-    from algos import AGENTS
-
-    assert set(AGENTS) <= set(available("sweep"))
+@pytest.mark.parametrize("name", available("sweep"))
+def test_every_search_space_of_conf_fits_its_algorithm(name):
+    assert load(find(name), algo_values(name), set()).parameters
 
 
 def test_the_report_shows_what_tuning_changed_and_what_it_cost(sweep):
