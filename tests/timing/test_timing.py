@@ -153,7 +153,7 @@ def test_a_real_run_writes_what_the_report_reads(tmp_path):
     assert content["machine"]["fp32_gflops"] > 0
     ((_, values), _) = bodies.variants(small, [2, 3], None, None)
     config = bodies.agent_config(values)
-    counted = count_period(bodies.registry.agent_class("qsm")(bodies.SPEC, config, bodies.torch.Generator()), bodies.SPEC)
+    counted = count_period(bodies.registry.agent_class("qsm")(bodies.SPEC, config, bodies.torch.Generator()))
     (update,) = (r for r in content["results"] if r["name"] == "update" and r["T"] == 2)
     assert all(update[key] == counted[key] for key in ("flops", "bytes", "operations"))
     figure = reports.plots.steps_of_denoising([r | {"machine": "m"} for r in content["results"]], ["qsm"])
