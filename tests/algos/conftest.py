@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 import algos
+import envs
 from algos.agent import Agent, Batch, sample
+from algos.replay import RolloutBuffer
+from envs.generation import Config as GenerationConfig
+from envs.generation import ground_truth
 
 Noise = dict[str, Tensor]
 
@@ -68,3 +72,35 @@ def update(draw) -> Callable[..., Noise]:
         return agent.update(batch, due)
 
     return run
+
+
+@pytest.fixture
+def generated() -> Callable[..., tuple[float, float, float]]:
+    """generated(cls, config, beta, rollouts): trains on generation/gmm1d, then plays `own` 4,000 times: the divergences of what
+    it generates from the best law and from the data, and its mean reward."""
+
+    def train(cls, config, beta: float, rollouts: int) -> tuple[float, float, float]:
+        env, spec = envs.make("generation/gmm1d", 0, config.envs, beta=beta)
+        generator, to = torch.Generator().manual_seed(0), torch.from_numpy
+        agent = cls(spec, config, torch.Generator().manual_seed(0))
+        buffer = RolloutBuffer(agent.data, spec.obs_dim, spec.act_dim, config.envs)
+        obs, _ = env.reset()
+        for _ in range(rollouts):
+            for _ in range(spec.horizon):
+                action, kept = agent.explore(to(obs), sample(agent.draws("explore", config.envs), generator))
+                after, reward, terminated, truncated, info = env.step(action.numpy())
+                led_to = info["final_obs"] if terminated.any() else after
+                buffer.add(to(obs), action, to(reward), to(terminated), to(truncated), to(led_to))
+                buffer.keep(kept | {name: to(info[name]) for name in agent.data.infos})
+                obs = after
+            for _ in range(buffer.updates_due()):
+                noise = {phase.name: sample(agent.draws(phase.name, agent.data.batch_size), generator) for phase in agent.due()}
+                agent.update(buffer.sample(generator), noise)
+        judge, _ = envs.make("generation/gmm1d", (0, 1), 4000, beta=beta)
+        obs, _ = judge.reset()
+        for _ in range(spec.horizon):
+            obs, _, _, _, info = judge.step(agent.act(to(obs), {}, "own").numpy())
+        known, final = ground_truth("gmm1d", GenerationConfig(beta=beta)), info["final_obs"][:, 1:].astype(float)
+        return known.kl(final, known.best), known.kl(final, known.data), float(known.h(final).mean())
+
+    return train

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +11,6 @@ from torch import nn
 import envs
 from algos.agent import Trajectories, sample
 from algos.ctq import Config, ContinuousQ
-from algos.replay import RolloutBuffer
 
 BETA, CENTER, SD, MEAN = 2.0, 1.0, 0.5, 0.4
 
@@ -158,46 +156,16 @@ def test_it_refuses_what_it_cannot_sample():
             Config(**{name: value})
 
 
-def learned(beta: float, updates: int, n: int = 4000) -> tuple[float, float]:
-    """(KL to p*, E h) of samples of the averaged mean after so many updates on gmm1d."""
-    from envs.generation import data
-    from envs.generation.truth import Truth
-
-    agent_config = Config()
-    env, spec = envs.make("generation/gmm1d", 0, agent_config.envs, beta=beta)
-    judge, _ = envs.make("generation/gmm1d", (0, 1), n, beta=beta)
-    generator = torch.Generator().manual_seed(0)
-    agent = ContinuousQ(spec, agent_config, torch.Generator().manual_seed(0))
-    buffer = RolloutBuffer(agent.data, spec.obs_dim, spec.act_dim, agent_config.envs)
-    obs, _ = env.reset()
-    to = torch.from_numpy
-    for _ in range(updates):
-        for _ in range(spec.horizon):
-            action, kept = agent.explore(to(obs), sample(agent.draws("explore", agent_config.envs), generator))
-            after, reward, terminated, truncated, info = env.step(action.numpy())
-            led_to = info["final_obs"] if terminated.any() else after
-            buffer.add(to(obs), action, to(reward), to(terminated), to(truncated), to(led_to))
-            buffer.keep(kept)
-            obs = after
-        agent.update(buffer.sample(generator), {phase.name: {} for phase in agent.phases})
-    obs, _ = judge.reset()
-    for _ in range(spec.horizon):
-        obs, _, _, _, info = judge.step(agent.act(to(obs), {}, "own").numpy())
-    known = Truth(data.gmm1d(), lambda y: -((y[:, 0] - 1) ** 2), beta, spec.dynamics)
-    final = info["final_obs"][:, 1:]
-    return known.kl(final, known.best), float(-np.square(final - 1).mean())
-
-
-def test_it_learns_to_generate_within_half_a_minute():
+def test_it_learns_to_generate_within_half_a_minute(generated):
     """From 2.0 for the prior; the mean of h rises above that of the data, -3.5."""
-    divergence, reward = learned(beta=2.0, updates=100)
+    divergence, _, reward = generated(ContinuousQ, Config(), beta=2.0, rollouts=100)
     assert divergence < 0.8
     assert reward > -1.6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 2.0])
-def test_it_generates_the_best_law(beta):
+def test_it_generates_the_best_law(generated, beta):
     """The floor of the exact policy at 50 steps is 0.03; N(0, 1), where it starts, is at 1.7 and 2.0."""
-    divergence, _ = learned(beta, updates=800)
+    divergence, _, _ = generated(ContinuousQ, Config(), beta, rollouts=800)
     assert divergence <= 0.12
