@@ -129,6 +129,7 @@ class ContinuousQ(Agent):
         self.critic_optimizer.lr = cosine_decay(c.critic_lr, self.updates, c.decay_updates)
         self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.decay_updates)
 
+    @torch.compiler.disable  # its two losses share a graph, which a compiled backward pass frees after the first
     def martingale(self, batch, noise):
         c = self.config
         delta, value, q = self.deltas(batch)

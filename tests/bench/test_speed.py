@@ -86,7 +86,8 @@ def assert_close(found, wanted, **tolerance) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert one.keys() == other.keys()
         for key in one:
-            torch.testing.assert_close(one[key], other[key], msg=lambda text, key=key: f"{key}: {text}", **tolerance)
+            where = lambda text, key=key: f"{key}: {text}"  # noqa: E731
+            torch.testing.assert_close(one[key], other[key], equal_nan=True, msg=where, **tolerance)
 
 
 def parameters(agent: Agent) -> dict[str, torch.Tensor]:
