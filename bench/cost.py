@@ -102,9 +102,17 @@ def count_kept(work: Callable[[], object]) -> dict[str, int]:
     return kept
 
 
-def random_batch(spec: Any, n: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Batch:
-    """A batch of standard-normal observations and rewards and uniform actions."""
+def random_batch(
+    spec: Any, n: int, generator: torch.Generator, device: torch.device | str = "cpu", copies: int = 1
+) -> Batch:
+    """A batch of standard-normal observations and rewards and uniform actions.
+
+    Where an observation begins with the time left (`spec.dynamics`), it is that of `copies` environments stepped together.
+    """
     obs, next_obs = torch.randn(2, n, spec.obs_dim, generator=generator)
+    if spec.dynamics is not None:
+        left = spec.horizon - torch.arange(n) // copies % spec.horizon
+        obs[:, 0], next_obs[:, 0] = left * spec.dynamics.dt, (left - 1) * spec.dynamics.dt
     action = torch.rand(n, spec.act_dim, generator=generator) * 2 - 1
     parts = Batch(obs, action, torch.randn(n, generator=generator), torch.full((n,), 0.99), next_obs)
     return Batch(*(part.to(device) for part in parts))
@@ -120,7 +128,7 @@ def random_data(agent: Agent, generator: torch.Generator) -> Batch | Trajectorie
     if not isinstance(need, Rollout):
         return random_batch(spec, need.batch_size, generator, agent.device)
     shape = (need.length, need.envs)
-    flat = random_batch(spec, need.batch_size, generator, agent.device)
+    flat = random_batch(spec, need.batch_size, generator, agent.device, need.envs)
     parts = Batch(*(part.view(*shape, *part.shape[1:]) for part in flat))
     ended = torch.zeros(shape, dtype=torch.bool, device=agent.device)
     ended[spec.horizon - 1 :: spec.horizon] = True

@@ -98,8 +98,10 @@ BAD = {
     "per device": (["--per-device", "0"], "--per-device 0"),
 }  # fmt: skip
 
+EXTRAS = ("slurm without Slurm", "slurm key", "no ray cluster")  # only with the engines' extras does it come to this
 
-@pytest.mark.parametrize("case", BAD)
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in EXTRAS else ()) for case in BAD])
 def test_bad_input_is_one_line_and_leaves_nothing_behind(command, tmp_path, monkeypatch, case):
     arguments, says = BAD[case]
     plugins = tmp_path / "elsewhere"

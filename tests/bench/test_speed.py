@@ -87,7 +87,7 @@ def assert_close(found, wanted, **tolerance) -> None:
         assert one.keys() == other.keys()
         for key in one:
             where = lambda text, key=key: f"{key}: {text}"  # noqa: E731
-            torch.testing.assert_close(one[key], other[key], equal_nan=True, msg=where, **tolerance)
+            torch.testing.assert_close(one[key], other[key], msg=where, **tolerance)
 
 
 def parameters(agent: Agent) -> dict[str, torch.Tensor]:
