@@ -54,7 +54,7 @@ class GridConfig:
     envs: tuple[str, ...] = ("dmc/cartpole-swingup",)
     seeds: int = 2
     env_settings: dict = field(default_factory=dict)  # pattern of environment ids -> settings of the family
-    run_settings: dict = field(default_factory=dict)  # pattern of environment ids -> settings of the run, such as steps
+    rollout_settings: dict = field(default_factory=dict)  # pattern -> settings of a run, for agents that learn from rollouts
 
 
 @dataclass(frozen=True)
@@ -270,10 +270,10 @@ def run_config(
     for pattern, env_settings in grid.env_settings.items():
         if fnmatch.fnmatchcase(env_id, pattern):
             values["env"] |= env_settings
-    for pattern, run_settings in grid.run_settings.items():
-        if fnmatch.fnmatchcase(env_id, pattern):
-            for key, value in run_settings.items():
-                check(set_key(values, key, value), f"grid.run_settings.{pattern}", key, "keys of a run")
+    for pattern, rollout_settings in grid.rollout_settings.items():
+        if "envs" in values["algo"] and fnmatch.fnmatchcase(env_id, pattern):
+            for key, value in rollout_settings.items():
+                check(set_key(values, key, value), f"grid.rollout_settings.{pattern}", key, "keys of a run")
     values["eval"]["episodes"] = max(values["eval"]["episodes"], envs.least_episodes(env_id))
     for override in overrides:
         set_key(values, override.key, override.value)

@@ -139,6 +139,7 @@ def plan(
         for env_id in ids for v in variants for seed in seed_list
     ]  # fmt: skip
     refuse_unbounded(configs)
+    refuse_unlike_budgets(configs)
     by_label = {v.label: v for v in variants}
     cells = [Cell(c, cell_command(preset, by_label[c.label], c, overrides)) for c in configs]
     return cells, default_name(preset, configs[0])
@@ -158,6 +159,18 @@ def refuse_unbounded(configs: list[RunConfig]) -> None:
                 print(f"warning: {warning.message}", file=sys.stderr)
         if agent_class(config.algo["agent"]).bounded_actions and not checked[key]:
             raise UsageError(f"{env_id} has unbounded actions, and {config.label} declares actions in [-1, 1]")
+
+
+def refuse_unlike_budgets(configs: list[RunConfig]) -> None:
+    """A preset gives agents that learn from rollouts budgets of their own; side by side all have one."""
+    first: dict[str, RunConfig] = {}
+    for config in configs:
+        other = first.setdefault(config.env["id"], config)
+        if config.steps != other.steps:
+            raise UsageError(
+                f"on {config.env['id']} the preset gives {other.label} steps={other.steps} and {config.label} "
+                f"steps={config.steps}; set steps=... for both"
+            )
 
 
 def available_keys(preset: str, algo: str, family: str) -> dict[str, Any]:

@@ -85,6 +85,7 @@ BAD = {
     "plug-in syntax": (["--algos", "a=torn_plugin:Agent"], "torn_plugin' raised SyntaxError"),
     "plug-in no agent": (["--algos", "a=bad_plugin:NoConfig"], "is no agent"),
     "name": (["--name", "../up"], "no directory name"),
+    "unlike budgets": (["--algos", "ctq,td3", "--envs", "generation/gmm1d"], "set steps="),
     "jobs": (["--jobs", "0"], "--jobs 0"),
     "jobs type": (["--jobs", "x"], "--jobs"),
     "engine": (["--engine", "cloud"], "unknown engine"),

@@ -100,9 +100,11 @@ def test_a_grid_is_every_combination_and_each_cell_has_its_own_command():
 
 def test_presets_set_an_environment_and_the_command_line_wins():
     cells, _ = plan("quick", "sac", "dmc/cartpole-swingup,dmc/walker-walk", "1", [])
-    assert [c.config.env["action_repeat"] for c in cells] == [8, 1]
-    cells, _ = plan("quick", "sac", "dmc/cartpole-swingup", "1", ["env.action_repeat=4"])
-    assert cells[0].config.env["action_repeat"] == 4
+    assert [c.config.env["action_repeat"] for c in cells] == [8, 4]
+    cells, _ = plan("quick", "sac", "dmc/cartpole-swingup", "1", ["env.action_repeat=2"])
+    assert cells[0].config.env["action_repeat"] == 2
+    steps = {algo: plan("quick", algo, "generation/gmm1d", "1", [])[0][0].config.steps for algo in ("ctq", "td3")}
+    assert steps == {"ctq": 10_240_000, "td3": 36_000}  # rollouts have a budget of their own
 
 
 def test_algo_keys_reach_the_algorithms_that_have_them():
