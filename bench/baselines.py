@@ -60,8 +60,9 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
     """
     stored = existing(path)
     hardware = content["machine"]["id"]
-    alike = hardware in stored
-    chosen = hardware if alike else next(iter(stored))
+    same = ("torch", "matmul_precision")
+    alike = hardware in stored and all(stored[hardware].get(name) == content["machine"][name] for name in same)
+    chosen = hardware if hardware in stored else next(iter(stored))
     rows, slow = [], []
     for r in content["results"]:
         before = stored[chosen]["products"].get(key(r))
@@ -73,6 +74,7 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
             slow.append(f"{r['algo']} {r['name']} takes {times:.2f} times its baseline")
     if not rows:
         raise UsageError(f"{path} holds none of the bodies that were timed for {chosen}")
-    word = "like hardware" if alike else f"advice only, this is {hardware}"
+    now, then = ([m[name] for name in same] for m in (content["machine"], stored[chosen]))
+    word = "like hardware" if alike else f"advice only, this is {hardware}, torch {' '.join(now)}, not torch {' '.join(then)}"
     table = Table(f"Against the baseline of {chosen} ({word})", ["body", "products then", "products now", "ratio"], rows)
     return table, slow, alike

@@ -146,13 +146,18 @@ def period(agent: Agent) -> int:
     return math.lcm(*(phase.every for phase in agent.phases))
 
 
-def period_of_updates(agent: Agent) -> Callable[[], None]:
+def latest_start(agent: Agent) -> int:
+    """The first update at which every phase may be due, but for those that have stopped."""
+    return max(phase.start for phase in agent.phases)
+
+
+def period_of_updates(agent: Agent, start: int) -> Callable[[], None]:
     """A function that makes one full period of updates, each with its noise, on batches made here.
 
-    The agent's update counter is set to where every phase may be due, and two warm-up updates are made.
+    The agent's update counter is set to `start`, and two warm-up updates are made.
     """
     generator = torch.Generator().manual_seed(0)
-    agent.updates = max(phase.start for phase in agent.phases)
+    agent.updates = start
     n = agent.data.batch_size
 
     def update(data: Batch | Trajectories) -> None:
@@ -179,9 +184,18 @@ def count_parameters(agent: Agent) -> dict[str, int]:
 
 
 def count_period(agent: Agent) -> dict[str, Any]:
-    """Everything counted, summed over one full period of the phases: whole numbers; the agent is used up by it."""
-    work = period_of_updates(agent)
-    return {"updates": period(agent)} | count_work(agent, work) | count_kept(work) | count_parameters(agent)
+    """Everything counted, summed over one full period of the phases: whole numbers; the agent is used up by it.
+
+    Where a phase stops for good (DPOK's pretraining), the same from its start on as `until_<stop>`.
+    """
+
+    def counts(start: int) -> dict[str, Any]:
+        work = period_of_updates(agent, start)
+        return {"updates": period(agent)} | count_work(agent, work) | count_kept(work)
+
+    stops = {phase.stop: phase.start for phase in agent.phases if phase.stop is not None}
+    early = {f"until_{stop}": counts(start) for stop, start in sorted(stops.items())}
+    return counts(latest_start(agent)) | count_parameters(agent) | early
 
 
 def count(agent: Agent) -> dict[str, Any]:
@@ -192,7 +206,7 @@ def count(agent: Agent) -> dict[str, Any]:
     result: dict[str, Any] = count_parameters(agent)
     if agent.device.type != "cpu":
         return result
-    counts, updates = count_work(agent, period_of_updates(agent)), period(agent)
+    counts, updates = count_work(agent, period_of_updates(agent, latest_start(agent))), period(agent)
     return result | {
         "operations_per_update": counts["operations"] / updates,
         "flops_per_update": counts["flops"] / updates,

@@ -166,6 +166,8 @@ def check(options: Options) -> None:
             raise UsageError("--peers compares at one --batch and one --width")
         if options.settings.get("device", "cpu") != "cpu":
             raise UsageError("--peers compares on the CPU; leave --device out")
+        if options.settings.get("T") or set("(=") & set(options.settings.get("algos") or ""):
+            raise UsageError("--peers compares algorithms at their own settings; leave --T, labels and (key=value) out")
         if not PEERS.is_dir():
             raise UsageError(f"--peers needs a checkout of the repository: there is no {PEERS}")
 

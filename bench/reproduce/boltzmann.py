@@ -28,6 +28,7 @@ from reports.words import number
 BINS = 50  # of the histograms that are compared with the target
 FINE = np.linspace(-1, 1, 4001)  # quadrature over actions
 CLOSE = 0.1  # nats: a KL up to this is called agreement of a sampler; Langevin dynamics have to come within 0.01
+CONVERGED = 0.1  # error of a trained network, over the size of what it is to give, up to which it counts as converged
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class Budget:
     steps: tuple[int, ...] = (5, 50, 200)
     chains: int = 10_000
     samples: int = 20_000
-    updates: int = 2_000
+    trained_scales: tuple[float, ...] = (1, 5, 10)
+    trained_steps: tuple[int, ...] = (5, 50)
+    updates: int = 8_000
 
     def __str__(self) -> str:
         return f"{self.chains} Langevin chains, {self.samples} samples of each sampler, {self.updates} updates of each network."
@@ -206,9 +209,10 @@ def run(budget: Budget, context: Context) -> Findings:
     ]  # fmt: skip
     rows = [row for name in CRITICS for scale in budget.scales for steps in budget.steps
             for row in compare(name, scale, steps, budget.samples)]  # fmt: skip
-    trained = [against_training(name, 5.0, min(budget.steps), budget) for name in CRITICS]
+    trained = [against_training(name, scale, steps, budget) for name in CRITICS
+               for scale in budget.trained_scales for steps in budget.trained_steps]  # fmt: skip
     numbers = {"langevin": reference, "samplers": rows, "trained": trained}
-    sections = [picture(rows, budget), tables(reference, rows, trained, budget)]
+    sections = [picture(rows, trained, budget), tables(reference, rows, trained, budget)]
     return Findings(judge(reference, rows, max(budget.steps)), numbers, sections)
 
 
@@ -232,7 +236,21 @@ def against_training(name: str, scale: float, steps: int, budget: Budget) -> dic
     exact = draw_chain(chain, Exact(matched(critic, scale), steps), budget.samples)
     between = float(np.abs(shares(learned) - shares(exact)).sum() / 2)
     both = {"kl": divergence(learned, critic, scale), "kl_exact": divergence(exact, critic, scale)}
-    return {"critic": name, "m_q": scale, "T": steps, "distance": between, **both}
+    error = network_error(agent.predictor, critic, scale, chain)
+    return {"critic": name, "m_q": scale, "T": steps, "error": error, "distance": between, **both}
+
+
+@torch.no_grad()
+def network_error(predictor, critic: Critic, scale: float, chain: Chain, samples: int = 4000) -> float:
+    """Root mean square of eps minus what minimises QSM's loss, over that of the latter, on noised uniform actions."""
+    generator, squares = torch.Generator().manual_seed(1), np.zeros(2)
+    a, ones = torch.rand(samples, 1, generator=generator) * 2 - 1, torch.ones(samples, 1)
+    for t, bar in enumerate(chain.alpha_bar):
+        x = np.sqrt(bar) * a + np.sqrt(1 - bar) * torch.randn(samples, 1, generator=generator)
+        wanted = matched(critic, scale)(x.numpy().astype(np.float64), t)
+        found = predictor(ones, x.float(), torch.full((samples,), t)).numpy()
+        squares += ((found - wanted) ** 2).mean(), (wanted**2).mean()
+    return float(np.sqrt(squares[0] / squares[1]))
 
 
 def judge(reference: list[dict], rows: list[dict], longest: int) -> dict:
@@ -257,7 +275,7 @@ def judge(reference: list[dict], rows: list[dict], longest: int) -> dict:
     }
 
 
-def picture(rows: list[dict], budget: Budget) -> Section:
+def picture(rows: list[dict], trained: list[dict], budget: Budget) -> Section:
     labels = ["exp(M_q Q)", *dict.fromkeys(row["sampler"] for row in rows)]
     look, centres, density = looks(labels), np.linspace(-1, 1, 2 * BINS + 1)[1::2], BINS / 2
     scale = 5 if 5 in budget.scales else budget.scales[0]
@@ -282,7 +300,7 @@ def picture(rows: list[dict], budget: Budget) -> Section:
         how="Peaks at the ends are samples exactly on the bounds.",
     )  # fmt: skip
     distances = draw(
-        "boltzmann-kl", "Distance from exp(M_q Q)", "KL against M_q: QSM's grows with M_q, the exact denoiser's falls with T.",
+        "boltzmann-kl", "Distance from exp(M_q Q)", "KL against M_q for each critic, at the smallest and the largest T.",
         lambda: lines([curve(name, steps) for steps in ends for name in CRITICS], look, height=2.0),
     )  # fmt: skip
     text = (
@@ -291,12 +309,43 @@ def picture(rows: list[dict], budget: Budget) -> Section:
         "the noised action itself, at every step with the same scale. Since the score is -eps / sqrt(1 - alpha_bar_t), its "
         "last corrections act as if alpha were larger, and above a scale they overshoot to the bounds: for Q = -k a^2 / 2 and "
         "T = 5 the last step multiplies by 1.115 - 0.494 M_q k.\n\n"
-        "More steps do not repair this: QSM's distance stays, while that of the exact denoiser falls with T to almost nothing. "
-        "Scaling the target with sqrt(1 - alpha_bar_t), so that the scale is right at every step, removes most of the "
-        "difference at large T; the rest is the gradient taken at a noised action. The share on the bounds and the peaks at "
-        "T = 5 are what QSM's policies look like; they come from the scale and not from the critic."
+        "Scaling the target with sqrt(1 - alpha_bar_t) makes the scale right at every step; what is then left of the distance "
+        "is that the gradient is taken at a noised action.\n\n" + networks(trained)
     )
-    return Section("figures", "What is drawn, and how far it is from the target", [Text(text), shapes, distances])
+    blocks = [Text(text), steps_and_scales(rows, budget), shapes, distances]
+    return Section("figures", "What is drawn, and how far it is from the target", blocks)
+
+
+def steps_and_scales(rows: list[dict], budget: Budget) -> Table:
+    """What more steps bring to each sampler, over critics and scales."""
+    few, many = min(budget.steps), max(budget.steps)
+
+    def kls(sampler: str, steps: int) -> np.ndarray:
+        return np.array([r["kl"] for r in rows if (r["sampler"], r["T"]) == (sampler, steps)])
+
+    body = []
+    for sampler in dict.fromkeys(row["sampler"] for row in rows):
+        start, end = kls(sampler, few), kls(sampler, many)
+        counts = [f"{count} of {len(end)}" for count in ((end < start).sum(), (end <= CLOSE).sum())]
+        body.append([sampler, number(np.median(start)), number(np.median(end)), number(end.max()), *counts])
+    at = [f"median KL, T = {few}", f"median KL, T = {many}", f"largest, T = {many}"]
+    return Table(["sampler", *at, "nearer at the larger T", f"within {CLOSE} nats there"], body,
+                 "Over the critics and M_q")  # fmt: skip
+
+
+def networks(trained: list[dict]) -> str:
+    """How far trained networks bear out the exact minimiser."""
+    there = [row for row in trained if row["error"] <= CONVERGED]
+    text = (
+        f"Networks trained by QSM's own loss: {len(there)} of {len(trained)} came within {CONVERGED:.0%} of the exact minimiser"
+    )
+    if not there:
+        return f"{text}, so that the budget says nothing about what trained networks draw."
+    furthest = max(there, key=lambda row: row["distance"])
+    return (
+        f"{text}; what these draw differs from what it draws by at most {number(furthest['distance'])} in total variation "
+        f"({furthest['critic']}, M_q {furthest['m_q']:g}, T {furthest['T']})."
+    )
 
 
 def tables(reference: list[dict], rows: list[dict], trained: list[dict], budget: Budget) -> Section:
@@ -312,11 +361,12 @@ def tables(reference: list[dict], rows: list[dict], trained: list[dict], budget:
     columns = ["critic", "M_q", "T", "sampler", "KL, nats", "share on the bounds", "std", "implied alpha"]
     note = "Implied alpha: that of the Boltzmann distribution with the same mean Q; the target's is M_q."
     second = Table(columns, body, "Samplers against exp(M_q Q)", note)
-    keys = ("m_q", "T", "distance", "kl", "kl_exact")
+    keys = ("error", "distance", "kl", "kl_exact")
     third = Table(
-        ["critic", "M_q", "T", "distance of the two", "KL, trained", "KL, exact minimiser"],
-        [[row["critic"], *(number(row[key]) for key in keys)] for row in trained],
+        ["critic", "M_q", "T", "network's error", "distance of the two", "KL, trained", "KL, exact minimiser"],
+        [[r["critic"], f"{r['m_q']:g}", str(r["T"]), *(number(r[key]) for key in keys)] for r in trained],
         "A network trained by QSM's own loss on the critic, and the exact minimiser",
+        f"Network's error: root mean square over that of the minimiser; above {CONVERGED:g} it has not converged. "
         "Distance: total variation between the histograms of the two samplers.",
     )  # fmt: skip
     return Section("numbers", "Numbers", [first, second, third])
@@ -345,6 +395,7 @@ STUDY = Study(
         ),
     ),
     budgets={"quick": Budget(), "long": Budget(steps=(5, 10, 20, 50, 200), samples=200_000, chains=50_000, updates=10_000),
-             "full": Budget(steps=(5, 10, 20, 50, 200, 1000), samples=200_000, chains=50_000, updates=20_000)},
+             "full": Budget(steps=(5, 10, 20, 50, 200, 1000), samples=200_000, chains=50_000, updates=20_000,
+                            trained_scales=(1, 2, 5, 10, 50), trained_steps=(5, 10, 20, 50))},
     run=run,
 )  # fmt: skip

@@ -18,7 +18,7 @@ def run(budget: Grid, context: Context) -> Findings:
         larger(results.tasks("qsm"), results.tasks(other), f"qsm - {other}, normalised and averaged over tasks", least=-MARGIN)
         for other in ("sac", "td3")
     ]
-    verdicts = {"return": gated(results.learned(LEARNED), every(parts))}
+    verdicts = {"return": gated(results.learned(LEARNED, "qsm", "sac", "td3"), every(parts))}
     return Findings(verdicts, results.numbers(), [results.curves()])
 
 

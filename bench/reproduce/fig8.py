@@ -64,7 +64,7 @@ def judge(results: Results, times: dict, noise: dict, depths: tuple[int, ...]) -
         "time": above(
             np.log2(ratios), np.log2(FASTER), f"log2 of the time of the policy update at T = {normal}, dql over qsm", "update"
         ),
-        "return": gated(results.learned(LEARNED), better),
+        "return": gated(results.learned(LEARNED, "qsm", "dql"), better),
         "variance": every([
             above(gaps, 0.0, f"log10 of noise to signal at T = {normal}, {BARE} over qsm"),
             above(growth, 0.0, f"log10 of noise to signal of {BARE}, T = {depths[-1]} over T = {depths[0]}"),

@@ -69,8 +69,11 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
     capsys.readouterr()
     assert cli.main([*asked, "--baseline", str(file)]) == 1
     assert "slower: a update takes 1.30 times its baseline\n" in capsys.readouterr().out
-    entry = json.loads(file.read_text())
-    file.write_text(json.dumps({"another machine": entry.popitem()[1]}))
+    ((hardware, entry),) = json.loads(file.read_text()).items()
+    file.write_text(json.dumps({hardware: entry | {"torch": "1.0"}}))
+    assert cli.main([*asked, "--baseline", str(file)]) == 0
+    assert "advice only, this is" in capsys.readouterr().out
+    file.write_text(json.dumps({"another machine": entry}))
     assert cli.main([*asked, "--baseline", str(file)]) == 0
     said = capsys.readouterr().out
     assert "advice: a update takes 1.30 times its baseline\n" in said
@@ -87,6 +90,8 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
         (["--T", "5,5"], "--T 5,5: it takes different numbers from 1"),
         (["--T", "five"], "'five' is no list of numbers such as 5,10,20"),
         (["--peers", "--batch", "64,128"], "--peers compares at one --batch and one --width"),
+        (["--peers", "--T", "10"], "--peers compares algorithms at their own settings"),
+        (["--peers", "--algos", "qsm(T=20)"], "--peers compares algorithms at their own settings"),
         (["--out", "no/such/timing.json"], "cannot be written: no/such is not a directory"),
         (["--baseline", "bad.json"], "bad.json is no baseline file"),
         (["--baseline", "none.json"], "there is no baseline in none.json"),
