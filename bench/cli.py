@@ -255,7 +255,7 @@ def timing(args: argparse.Namespace) -> int:
     from bench import baselines
     from bench.rundir import dump_json, replace_file
     from bench.timing import Options, measure, rounds_shown
-    from bench.timing_tables import show, timing_tables
+    from bench.timing_tables import show, timing_tables, write_figures
 
     asked = {name: getattr(args, name) for name in ("algos", "T", "batch", "width", "device", "mode")}
     settings = {name: value for name, value in asked.items() if value is not None}
@@ -263,6 +263,8 @@ def timing(args: argparse.Namespace) -> int:
         check_file(path)
     if args.baseline:
         baselines.existing(args.baseline)  # a bad file is refused before anything is measured
+    if args.figures:
+        args.figures.mkdir(parents=True, exist_ok=True)
     options = Options(settings, args.rounds, args.seconds, args.core, args.peers)
     content = measure(options, say=lambda text: print(text, file=sys.stderr), progress=rounds_shown)
     replace_file(args.out, dump_json(content))
@@ -273,6 +275,8 @@ def timing(args: argparse.Namespace) -> int:
     if args.save_baseline:
         baselines.store(args.save_baseline, content)
     show(tables, args.markdown)
+    if args.figures:
+        write_figures(content, args.figures)
     for text in slow:
         print(f"{'slower' if alike else 'advice'}: {text}")
     print(f"timings: {args.out}", file=sys.stderr)

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     timing.add_argument("--mode", default="eager", help="how the phases are run: eager (default), compile or cudagraph")
     timing.add_argument("--peers", action="store_true", help="in the same rounds: Stable-Baselines3, SBX and a JAX QSM")
     timing.add_argument("--out", type=Path, default=Path("timing.json"), help="file for the results (default: timing.json)")
+    timing.add_argument("--figures", type=Path, metavar="DIR", help="draw where the time goes, and the cost against T, there")
     timing.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     timing.add_argument("--baseline", type=Path, metavar="FILE", help="stored timings to compare with")
     timing.add_argument("--save-baseline", type=Path, metavar="FILE", help="store these timings there, by hardware")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
@@ -71,20 +74,46 @@ def timing_tables(content: Row) -> list[Table]:
     return tables + chain_tables(results)
 
 
-def floor_rows(machine: Row, results: list[Row]) -> list[list[str]]:
-    """Each update's products at the calibrated product rate, its other operations' bytes at the copy rate, and its
-    operations at the price of dispatch; on one core these add up."""
-    rows = []
+def floors(machine: Row, results: list[Row]) -> Iterator[tuple[Row, dict[str, float]]]:
+    """Each update's row, with the milliseconds of its products at the calibrated product rate, of its other operations' bytes
+    at the copy rate, and of its operations at the price of dispatch; on one core these add up."""
     for r in results:
-        if r["name"] == "update" and r["flops"] is not None:
+        if r["name"] == "update" and r["flops"] is not None and "against" not in r:
             products, moved = r["flops"] / machine["fp32_gflops"] / 1e6, r["bytes"] / machine["copy_gbs"] / 1e6
-            dispatch = r["operations"] * machine["small_op_us"] / 1e3
-            total = products + moved + dispatch
-            rows.append([
-                r["algo"], str(r["T"] or ""), f"{r['flops'] / 1e9:.3f}", f"{r['bytes'] / 1e6:.1f}", f"{r['operations']:.0f}",
-                *map(ms, (products, moved, dispatch, total, r["cpu_ms"])), f"{r['cpu_ms'] / total:.2f}",
-            ])  # fmt: skip
+            yield r, {"products": products, "bytes": moved, "dispatch": r["operations"] * machine["small_op_us"] / 1e3}
+
+
+def floor_rows(machine: Row, results: list[Row]) -> list[list[str]]:
+    rows = []
+    for r, parts in floors(machine, results):
+        total = sum(parts.values())
+        rows.append([
+            r["algo"], str(r["T"] or ""), f"{r['flops'] / 1e9:.3f}", f"{r['bytes'] / 1e6:.1f}", f"{r['operations']:.0f}",
+            *map(ms, (*parts.values(), total, r["cpu_ms"])), f"{r['cpu_ms'] / total:.2f}",
+        ])  # fmt: skip
     return rows
+
+
+def write_figures(content: Row, folder: Path) -> None:
+    """`floor.png`, what the updates' work costs at the machine's rates and what was measured beyond, and `steps.png`, the cost
+    against T if several were timed; into `folder`."""
+    from reports.figures import draw, stacked
+    from reports.plots import steps_of_denoising
+    from reports.reproduction import shrink
+
+    bars = {}
+    for r, parts in floors(content["machine"], content["results"]):
+        label = r["algo"] if r["T"] is None else f"{r['algo']}, T = {r['T']}"
+        bars[label] = parts | {"beyond": max(r["cpu_ms"] - sum(parts.values()), 0.0)}
+    own = [r for r in content["results"] if "against" not in r]
+    drawn = [steps_of_denoising(own, list(dict.fromkeys(r["algo"] for r in own)))]
+    if bars:
+        paint = functools.partial(stacked, [("an update", bars)], ["products", "bytes", "dispatch", "beyond"], "ms")
+        drawn.append(draw("floor", "Where an update's time goes", "Stacked bars of milliseconds by kind of work", paint))
+    for figure in filter(None, drawn):
+        path = folder / f"{figure.name.removeprefix('timing_')}.png"
+        path.write_bytes(figure.png)
+        shrink(path)
 
 
 def chain_tables(results: list[Row]) -> list[Table]:

@@ -148,10 +148,11 @@ def test_the_floor_adds_products_bytes_and_dispatch():
 def test_a_real_run_writes_what_the_report_reads(tmp_path):
     """From the command to a figure of the report; FLOPs are those of the exact counts."""
     small = "qsm(actor_hidden=[16],critic_hidden=[16],batch_size=8)"
-    words = ["--algos", small, "--T", "2,3", "--rounds", "2", "--seconds", "0.001", "--out", "t.json"]
+    words = ["--algos", small, "--T", "2,3", "--rounds", "2", "--seconds", "0.001", "--out", "t.json", "--figures", "drawn"]
     done = subprocess.run([sys.executable, "-m", "bench", "timing", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Actor update against the denoising steps T" in done.stdout
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"floor.png", "steps.png"}
     content = json.loads((tmp_path / "t.json").read_text())
     assert {r["name"] for r in content["results"]} == {"update", "train", "critic", "target", "actor", "act", "sample"}
     assert all(r["median_ms"] > 0 and r["device"] == "cpu" and r["mode"] == "eager" for r in content["results"])
