@@ -109,6 +109,8 @@ def check(name: str, config: Config) -> bool:
         raise ValueError(f"path belongs to generation/cifar10 and generation/images; found {c.path!r} for 'generation/{name}'")
     if c.bounded and name not in KNOWN:
         raise ValueError(f"generation/{name} has unbounded actions; bounded ones are for {' and '.join(KNOWN)}")
+    if name in KNOWN:
+        ground_truth(name, c)  # which refuses a law that it cannot judge
     noise = _noise(name, c.path, c.m, c.eps, _process(c))
     if noise > 1:
         warnings.warn(
