@@ -71,16 +71,16 @@ def synthetic(name: str) -> tuple[Mixture, np.ndarray]:
 @functools.lru_cache(maxsize=2)
 def images(name: str, path: str | None) -> tuple[np.ndarray, tuple[int, int, int]]:
     """(pixels in [-1, 1] [n, C H W], (C, H, W)) of `digits`, of `cifar10` (its archive at `path`) or of the `images` in the
-    folder `path`.
+    folder `path`, in one random order: consecutive ones are a sample, while files often lie in order of class or writer.
 
     Raises ValueError, in one line, for what is absent or is not what it should be. Nothing is downloaded.
     """
-    if name == "digits":
-        return digits()
-    if path is None:
+    if name != "digits" and path is None:
         wanted = f"the archive of {CIFAR10_URL}" if name == "cifar10" else "a folder of PNG or JPEG images"
         raise ValueError(f"generation/{name} needs path=..., {wanted}")
-    return cifar10(Path(path)) if name == "cifar10" else folder(Path(path))
+    pixels, shape = digits() if name == "digits" else cifar10(Path(path)) if name == "cifar10" else folder(Path(path))
+    np.random.default_rng(0).shuffle(pixels)  # in place: they may fill half the memory
+    return pixels, shape
 
 
 def digits() -> tuple[np.ndarray, tuple[int, int, int]]:
