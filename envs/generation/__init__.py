@@ -198,6 +198,8 @@ def _known_scores(name: str, c: Config) -> tuple[Callable, Score]:
         "KL divergence of the generated law from p_0 exp(beta h / 2), between histograms; low: the prior itself; high: 0, of "
         f"which {least_episodes(name)} samples of that law show {floor:.2g}; its mean reward is {known.mean_reward():.4g}"
     )
+    if c.sampler != "sde" and c.beta:
+        source += f". That is the best law of the SDE; of the flow (sampler={c.sampler}) another is, which is not known here"
     return scores, Score("KL", "min", known.prior_kl(), 0.0, source)
 
 

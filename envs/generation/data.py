@@ -113,12 +113,14 @@ def read_cifar10(archive: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
 
 
 def folder(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """The PNG and JPEG images directly in a folder, all of one size; grey where all of them are."""
+    """The two or more PNG and JPEG images directly in a folder, all of one size; grey where all of them are."""
     from PIL import Image
 
     files = sorted(file for file in path.glob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if not files:
         raise ValueError(f"there is no PNG or JPEG image in {path}")
+    if len(files) < 2:
+        raise ValueError(f"there is one image alone in {path}, {files[0].name}; a law takes at least 2")
     pictures = []
     for file in files:
         try:

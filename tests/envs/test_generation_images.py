@@ -35,6 +35,9 @@ def test_a_folder_is_read_to_the_pixel(tmp_path):
 
 
 def test_mixed_sizes_and_broken_files_are_refused(tmp_path):
+    save(tmp_path, grey(4, 4))
+    with pytest.raises(ValueError, match=r"there is one image alone in .*, 0.png; a law takes at least 2"):
+        envs.check("generation/images", {"path": str(tmp_path)})
     save(tmp_path, grey(4, 4), grey(4, 6))
     with pytest.raises(ValueError, match=r"must have one size, found 4 x 4 \(0.png\) and 6 x 4 \(1.png\)"):
         envs.check("generation/images", {"path": str(tmp_path)})
