@@ -60,7 +60,7 @@ class Config:
 
 class ContinuousQ(Agent):
     Config = Config
-    phases = (Phase("martingale"), Phase("average"))
+    phases = (Phase("center", stop=1), Phase("martingale"), Phase("average"))
     bounded_actions = False
     home = "generation/gmm1d"
 
@@ -68,7 +68,7 @@ class ContinuousQ(Agent):
         super().__init__(spec, config, generator, device)
         c, self.dynamics = config, dynamics_of(spec, type(self).__name__)
         self.scale = self.dynamics.action_scale or 1.0
-        self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0)
+        self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0, infos=("terminal_reward",))
         actor, critic = ((spec, hidden, c.activation, generator, c.init) for hidden in (c.actor_hidden, c.critic_hidden))
         self.actor = ScoreNetwork(*actor).to(self.device)
         self.critic = ValueNetwork(*critic).to(self.device)
@@ -79,7 +79,7 @@ class ContinuousQ(Agent):
 
     def draws(self, phase, n):
         eps = {"eps": normal(n, self.spec.act_dim)}
-        return {"martingale": {}, "average": {}, "explore": eps, "own": {}, "sample": eps}[phase]
+        return {"center": {}, "martingale": {}, "average": {}, "explore": eps, "own": {}, "sample": eps}[phase]
 
     # -- losses ------------------------------------------------------------------------------------------------------
     def advantage(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -128,6 +128,11 @@ class ContinuousQ(Agent):
         c = self.config
         self.critic_optimizer.lr = cosine_decay(c.critic_lr, self.updates, c.decay_updates)
         self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.decay_updates)
+
+    def center(self, batch, noise):
+        """Let J start at the first rollout's mean of beta h (ours): beyond `delta_clip` of it, all rewards would look alike."""
+        self.critic.center(batch.kept["terminal_reward"])
+        return {}
 
     @torch.compiler.disable  # its two losses share a graph, which a compiled backward pass frees after the first
     def martingale(self, batch, noise):

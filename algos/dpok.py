@@ -7,8 +7,10 @@ R = beta h(y_T) and a pretrained score s_pre, the objective is
     E R - E sum_i g^2 |s - s_pre|^2 dt  =  E R - 2 E sum_i KL(p(. | y_i) || p_pre(. | y_i)),
 
 DPOK's with alpha / beta_DPOK = beta / 2, whose optimum is p_pre exp(beta h / 2): the trade-off of `algos.ctq`, with s_pre in
-the place of the score. As in DPOK the penalty's gradient is taken step by step at the visited states, and R alone goes into
-the advantage; the official code's ratio clip and value baseline are kept, its buffer of old transitions is not.
+the place of the score. Its gradient has two parts: that of a step's own penalty at the visited state, and the score function
+of each transition times what follows it, R less the penalties of the steps to come. DPOK leaves the latter penalties out
+(`penalty_to_go=false`), whose fixed point is s_pre + grad E[R | y] / 2, tilted too far, in place of s_pre + grad J* / 2. The
+official code's ratio clip and value baseline are kept, its buffer of old transitions is not.
 
 The model is pretrained here, in the first updates, by regression on the environment's estimates of the score at the states
 that its own chains visit. Few such updates make the bad pretrained model of the comparison.
@@ -41,6 +43,7 @@ class Config:
     critic_lr: float = 3e-3
     ppo_clip: float = 0.1  # of each step's density ratio (official 1e-4, for densities averaged over a large image)
     kl_weight: float = 1.0  # of g^2 |s - s_pre|^2 dt, beside R; 1: the trade-off of ctq
+    penalty_to_go: bool = True  # take later steps' penalties off R, as the objective's gradient does (ours); DPOK: false
     ema: float = 0.99  # decay of the averaged score that evaluation plays, as in ctq; 0: the score itself
 
     def __post_init__(self) -> None:
@@ -71,6 +74,7 @@ class DPOK(Agent):
         self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0, infos=("score", "terminal_reward"))
         self.phases = (
             Phase("pretrain_model", stop=c.pretrain),
+            Phase("center", start=c.pretrain, stop=c.pretrain + 1),
             Phase("critic", start=c.pretrain),
             Phase("policy", start=c.pretrain),
             Phase("average"),
@@ -109,9 +113,13 @@ class DPOK(Agent):
             anchor = self.pretrained(obs)
         return self.dynamics.dt * self.dynamics.g2(split(obs)[0]).squeeze(1) * (score - anchor).square().sum(dim=1)
 
-    def final_reward(self, batch: Trajectories) -> Tensor:
-        """R of the trajectory that each decision belongs to, [L N]."""
-        return batch.kept["terminal_reward"].float().sum(dim=0).expand_as(batch.reward).flatten()
+    def to_go(self, batch: Trajectories) -> Tensor:
+        """What follows each transition, [L N]: R of its trajectory, less the weighted penalties of later steps as played."""
+        reward = batch.kept["terminal_reward"].float().sum(dim=0).expand_as(batch.reward)
+        if self.config.penalty_to_go:
+            penalty = batch.kept["penalty"]
+            reward = reward - self.config.kl_weight * (penalty.sum(dim=0) - penalty.cumsum(dim=0))
+        return reward.flatten()
 
     # -- phases ------------------------------------------------------------------------------------------------------
     def pretrain_model(self, batch, noise):
@@ -122,17 +130,22 @@ class DPOK(Agent):
         polyak(self.actor, self.pretrained, 1.0)
         return {"score_loss": loss.detach()}
 
+    def center(self, batch, noise):
+        """Let V start at the mean of R over the first rollout after pretraining."""
+        self.baseline.center(batch.kept["terminal_reward"])
+        return {}
+
     def critic(self, batch, noise):
-        reward = self.final_reward(batch)
+        target = self.to_go(batch)
         value = self.baseline(batch.obs.flatten(0, 1))
-        loss = (value - reward).square().mean()
+        loss = (value - target).square().mean()
         self.critic_optimizer.minimise(loss)
-        return {"critic_loss": loss.detach(), "final_reward": reward}
+        return {"critic_loss": loss.detach(), "final_reward": batch.kept["terminal_reward"].float().sum(dim=0)}
 
     def policy(self, batch, noise):
         c, obs = self.config, batch.obs.flatten(0, 1)
         with torch.no_grad():
-            advantage = self.final_reward(batch) - self.baseline(obs)
+            advantage = self.to_go(batch) - self.baseline(obs)
         score = self.actor(obs)
         ratio = self.log_ratio(batch, score).exp()
         gain = torch.minimum(advantage * ratio, advantage * ratio.clamp(1 - c.ppo_clip, 1 + c.ppo_clip))
@@ -152,6 +165,12 @@ class DPOK(Agent):
         return (self.averaged if mode == "own" else self.actor)(obs) / self.scale
 
     @torch.no_grad()
+    def explore(self, obs, noise):
+        """Keeps the step's penalty; after pretraining its anchor does not move, so that all epochs can use it."""
+        action = self.act(obs, noise, "explore")
+        return action, {"penalty": self.penalty(obs, action * self.scale)}
+
+    @torch.no_grad()
     def value(self, obs, action):
-        """V(t, y) less the step's penalty."""
-        return self.baseline(obs) - self.penalty(obs, action * self.scale)
+        """V(t, y) less the step's weighted penalty."""
+        return self.baseline(obs) - self.config.kl_weight * self.penalty(obs, action * self.scale)

@@ -146,7 +146,8 @@ def plan(
 
 
 def refuse_unbounded(configs: list[RunConfig]) -> None:
-    """Check each environment with its settings; refuse agents that declare bounded actions where there are no bounds."""
+    """Check each environment with its settings; refuse agents that declare bounded actions where there are no bounds, bounds
+    asked for where an agent does not keep to them, and a law to be judged by one sample."""
     checked: dict[str, bool] = {}
     for config in configs:
         env_id, settings = config.env["id"], {k: v for k, v in config.env.items() if k not in ("id", "num_envs")}
@@ -155,10 +156,30 @@ def refuse_unbounded(configs: list[RunConfig]) -> None:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 checked[key] = envs.check(env_id, settings)
+                check_episodes(env_id, config.eval.episodes)
             for warning in caught:
                 print(f"warning: {warning.message}", file=sys.stderr)
-        if agent_class(config.algo["agent"]).bounded_actions and not checked[key]:
+        bounded = agent_class(config.algo["agent"]).bounded_actions
+        if bounded and not checked[key]:
             raise UsageError(f"{env_id} has unbounded actions, and {config.label} declares actions in [-1, 1]")
+        if config.env.get("bounded") and not bounded:
+            raise UsageError(
+                f"env.bounded=true would clip the actions of {config.label}, which learns from them as they were before; "
+                "leave env.bounded=null, which bounds those of agents that need it"
+            )
+
+
+def check_episodes(env_id: str, episodes: int) -> None:
+    """Warn of an evaluation with fewer samples of a law than its family needs. Raises UsageError for a single one."""
+    least = envs.least_episodes(env_id)
+    if least > 1 and episodes < 2:
+        raise UsageError(f"eval.episodes={episodes}: {env_id} is scored by the law of its samples; give {least} or more")
+    if episodes < least:
+        warnings.warn(
+            f"{env_id} is scored by the law of its samples, which takes {least}; eval.episodes={episodes} adds an error of "
+            "its own to every score but the mean reward",
+            stacklevel=2,
+        )
 
 
 def refuse_unlike_budgets(configs: list[RunConfig]) -> None:

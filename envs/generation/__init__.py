@@ -109,6 +109,8 @@ def check(name: str, config: Config) -> bool:
         raise ValueError(f"path belongs to generation/cifar10 and generation/images; found {c.path!r} for 'generation/{name}'")
     if c.bounded and name not in KNOWN:
         raise ValueError(f"generation/{name} has unbounded actions; bounded ones are for {' and '.join(KNOWN)}")
+    if name in KNOWN:
+        ground_truth(name, c)  # which refuses a law that it cannot judge
     noise = _noise(name, c.path, c.m, c.eps, _process(c))
     if noise > 1:
         warnings.warn(
@@ -196,6 +198,8 @@ def _known_scores(name: str, c: Config) -> tuple[Callable, Score]:
         "KL divergence of the generated law from p_0 exp(beta h / 2), between histograms; low: the prior itself; high: 0, of "
         f"which {least_episodes(name)} samples of that law show {floor:.2g}; its mean reward is {known.mean_reward():.4g}"
     )
+    if c.sampler != "sde" and c.beta:
+        source += f". That is the best law of the SDE; of the flow (sampler={c.sampler}) another is, which is not known here"
     return scores, Score("KL", "min", known.prior_kl(), 0.0, source)
 
 

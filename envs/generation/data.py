@@ -71,16 +71,16 @@ def synthetic(name: str) -> tuple[Mixture, np.ndarray]:
 @functools.lru_cache(maxsize=2)
 def images(name: str, path: str | None) -> tuple[np.ndarray, tuple[int, int, int]]:
     """(pixels in [-1, 1] [n, C H W], (C, H, W)) of `digits`, of `cifar10` (its archive at `path`) or of the `images` in the
-    folder `path`.
+    folder `path`, in one random order: consecutive ones are a sample, while files often lie in order of class or writer.
 
     Raises ValueError, in one line, for what is absent or is not what it should be. Nothing is downloaded.
     """
-    if name == "digits":
-        return digits()
-    if path is None:
+    if name != "digits" and path is None:
         wanted = f"the archive of {CIFAR10_URL}" if name == "cifar10" else "a folder of PNG or JPEG images"
         raise ValueError(f"generation/{name} needs path=..., {wanted}")
-    return cifar10(Path(path)) if name == "cifar10" else folder(Path(path))
+    pixels, shape = digits() if name == "digits" else cifar10(Path(path)) if name == "cifar10" else folder(Path(path))
+    np.random.default_rng(0).shuffle(pixels)  # in place: they may fill half the memory
+    return pixels, shape
 
 
 def digits() -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -113,12 +113,14 @@ def read_cifar10(archive: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
 
 
 def folder(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """The PNG and JPEG images directly in a folder, all of one size; grey where all of them are."""
+    """The two or more PNG and JPEG images directly in a folder, all of one size; grey where all of them are."""
     from PIL import Image
 
     files = sorted(file for file in path.glob("*") if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if not files:
         raise ValueError(f"there is no PNG or JPEG image in {path}")
+    if len(files) < 2:
+        raise ValueError(f"there is one image alone in {path}, {files[0].name}; a law takes at least 2")
     pictures = []
     for file in files:
         try:

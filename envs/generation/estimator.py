@@ -13,8 +13,9 @@ class RatioEstimator:
     """s(t, y) = (alpha sum_i w_i x_i / max(sum_i w_i, m eps) - y) / sigma^2 with w_i = N(y; alpha x_i, sigma^2 I), over m data
     points x_i.
 
-    The points are m consecutive ones of the data in a fixed random order, from a place that the caller draws: any m of them
-    are a sample, and a place is one number to draw instead of m. eps = 0 is plain self-normalised importance sampling.
+    The points are m consecutive ones, from a place that the caller draws, of data that lie in random order (as those of
+    `envs.generation.data` do): any m of them are a sample, and a place is one number to draw instead of m. eps = 0 is plain
+    self-normalised importance sampling.
     """
 
     def __init__(self, points: np.ndarray, m: int, eps: float, dynamics: Dynamics):

@@ -20,11 +20,15 @@ from envs.spec import Dynamics
 REACH = 4.0  # the grid covers [-REACH, REACH]^d; both laws have less than 1e-6 outside
 CELLS = {1: 80, 2: 40}  # of a histogram, on each axis
 NODES = {1: 640, 2: 320}  # of the quadrature, on each axis: a few in every standard deviation of the data's noise
+EDGE = 1e-4  # probability of p* in the outermost cells from which on it is taken to reach beyond the grid
 FLOOR = 1e-6  # probability that a cell has at least in a divergence, so that one stray sample has a bounded share in it
 
 
 class Truth:
-    """p*, its score and its divergences, for a law in one or two dimensions, a reward h and its weight beta."""
+    """p*, its score and its divergences, for a law in one or two dimensions, a reward h and its weight beta.
+
+    Raises ValueError where p* reaches the edge of the grid: what lies beyond would be missing from every number.
+    """
 
     def __init__(self, law: Mixture, h: Callable[[np.ndarray], np.ndarray], beta: float, dynamics: Dynamics):
         self.law, self.h, self.dynamics = law, h, dynamics
@@ -37,6 +41,13 @@ class Truth:
         self.data = data / data.sum()
         tilted = self.data * np.exp(beta / 2 * (self.rewards - self.rewards.max()))
         self.best = tilted / tilted.sum()  # probabilities of the nodes under p*, as `data` under p_0
+        inner = self._cells(self.best)[(slice(1, -1),) * self.dim]
+        edge = 1 - float(inner.sum())
+        if edge > EDGE:
+            raise ValueError(
+                f"the best law has {edge:.2g} of its mass at the edge of [-{REACH:g}, {REACH:g}], where the grid of its scores "
+                f"ends (at most {EDGE:g} may be there): lower beta={beta:g}, or move the reward's optimum towards the data"
+            )
 
     def mean_reward(self) -> float:
         """E h under p*."""

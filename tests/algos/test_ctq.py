@@ -11,6 +11,7 @@ from torch import nn
 import envs
 from algos.agent import Trajectories, sample
 from algos.ctq import Config, ContinuousQ
+from bench.cost import random_data
 
 BETA, CENTER, SD, MEAN = 2.0, 1.0, 0.5, 0.4
 
@@ -107,8 +108,6 @@ def test_q_normalises_and_its_policy_is_the_one_that_explores(theta):
 
 
 def small_batch(agent) -> Trajectories:
-    from bench.cost import random_data
-
     return random_data(agent, torch.Generator().manual_seed(3))
 
 
@@ -135,6 +134,24 @@ def test_the_updates_are_the_papers_sums():
     wanted = torch.autograd.grad((agent.critic(obs) * delta).sum() / n, weights)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, -b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_constant_in_the_reward_changes_nothing():
+    """J starts at the first rewards' mean: files of 365 bytes, sd 2.3, are told apart although delta is clipped at 20."""
+    ends = []
+    for constant in (0.0, -365.0):
+        agent, generator = make(envs=4), torch.Generator().manual_seed(4)
+        for _ in range(3):
+            batch = random_data(agent, generator)
+            batch.discount[-1] = 0.0
+            batch.reward[-1] += constant
+            batch.kept["terminal_reward"][:-1] = 0.0
+            batch.kept["terminal_reward"][-1] += constant
+            agent.update(batch, {phase.name: {} for phase in agent.due()})
+        ends.append([*agent.actor.parameters(), *agent.critic.parameters()])
+    assert agent.state_dict()["critic"]["offset"] < -360
+    for first, second in zip(*ends, strict=True):
+        torch.testing.assert_close(first, second, atol=1e-3, rtol=1e-3)
 
 
 def test_the_control_variate_takes_noise_and_nothing_else():

@@ -167,11 +167,16 @@ def one(algo, env, *overrides):
 def test_an_environment_raises_a_presets_episodes_and_gives_an_agent_the_actions_it_needs(capsys):
     sac, ctq = one("sac", "generation/gmm1d"), one("ctq", "generation/gmm1d")
     assert (sac.eval.episodes, one("sac", "toy/interior").eval.episodes) == (2048, 5)
-    assert one("sac", "generation/gmm1d", "eval.episodes=7").eval.episodes == 7
     assert (sac.env["bounded"], ctq.env["bounded"]) == (True, False)
     with pytest.raises(UsageError, match="generation/gmm1d has unbounded actions, and sac declares"):
         plan("quick", "ctq,sac", "generation/gmm1d", "1", ["env.bounded=false"])
     assert capsys.readouterr().err == ""
+    assert one("sac", "generation/gmm1d", "eval.episodes=7").eval.episodes == 7
+    assert re.fullmatch(r"warning: generation/gmm1d .* takes 2048; eval.episodes=7 adds an error .*\n", capsys.readouterr().err)
+    with pytest.raises(UsageError, match=r"eval.episodes=1: generation/gmm1d is scored by the law of its samples; give 2048"):
+        one("ctq", "generation/gmm1d", "eval.episodes=1")
+    with pytest.raises(UsageError, match=r"env.bounded=true would clip the actions of ctq, .*; leave env.bounded=null"):
+        plan("quick", "sac,ctq", "generation/gmm1d", "1", ["env.bounded=true", "steps=16000"])
     one("ctq", "generation/gmm1d", "env.m=5")
     assert re.fullmatch(r"warning: generation/gmm1d: at the last step, 0.05 .*\n", capsys.readouterr().err)
 

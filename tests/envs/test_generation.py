@@ -305,6 +305,7 @@ def test_the_bound_clips_less_than_one_in_a_thousand_best_actions():
         ("gmm1d", {"interval_low": 2.0}, "interval_low=2.0 is out of range: it takes less than interval_high"),
         ("gmm1d", {"reward": "jpeg"}, "reward='jpeg' is for images"),
         ("gmm1d", {"path": "x"}, "path belongs to"),
+        ("gmm1d", {"center": 8.0}, r"best law has 0\.\d+ of its mass at the edge of \[-4, 4\].*at most 0.0001.*lower beta=2"),
         ("gmm2d", {}, "did you mean generation/gmm1d"),
         ("cifar10", {}, r"needs path=\.\.\., the archive of https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
         ("cifar10", {"path": "/none"}, r"there is no file /none; get https.* \(md5 c32a1d4ab5d03f1284b67883e8d87530\)"),

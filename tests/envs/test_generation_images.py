@@ -35,6 +35,9 @@ def test_a_folder_is_read_to_the_pixel(tmp_path):
 
 
 def test_mixed_sizes_and_broken_files_are_refused(tmp_path):
+    save(tmp_path, grey(4, 4))
+    with pytest.raises(ValueError, match=r"there is one image alone in .*, 0.png; a law takes at least 2"):
+        envs.check("generation/images", {"path": str(tmp_path)})
     save(tmp_path, grey(4, 4), grey(4, 6))
     with pytest.raises(ValueError, match=r"must have one size, found 4 x 4 \(0.png\) and 6 x 4 \(1.png\)"):
         envs.check("generation/images", {"path": str(tmp_path)})
@@ -105,3 +108,18 @@ def test_digits_are_scikit_learns():
     pytest.importorskip("sklearn")
     points, shape = data.images("digits", None)
     assert (points.shape, shape, points.min(), points.max()) == ((1797, 64), (1, 8, 8), -1.0, 1.0)
+    assert sorted(map(tuple, points)) == sorted(map(tuple, data.digits()[0]))
+
+
+@pytest.mark.parametrize("name", ["digits", "images"])
+def test_consecutive_images_are_a_random_sample(name, tmp_path):
+    """Means of 20 in a row vary as a sample's do. Digits come writer by writer, and files here from dark to bright."""
+    if name == "digits":
+        pytest.importorskip("sklearn")
+    save(tmp_path, *(np.full((2, 2), level, np.uint8) for level in range(256)))
+    points, _ = data.images(name, str(tmp_path) if name == "images" else None)
+    means = points[: len(points) // 20 * 20].reshape(-1, 20, points.shape[1]).mean(axis=1)
+    assert means.var(axis=0).sum() == pytest.approx(points.var(axis=0).sum() / 20, rel=0.4 if name == "images" else 0.15)
+    data.images.cache_clear()
+    again, _ = data.images(name, str(tmp_path) if name == "images" else None)
+    assert np.array_equal(points, again)
