@@ -30,6 +30,10 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
             "out failed runs flatters their algorithm."
         )
         blocks.append(Text(text, "notice"))
+    unscored = sum(cell["states"].get("done", 0) - cell["n"] for cell in summary["cells"])
+    if unscored:
+        text = f"{plural(unscored, 'finished run')} could not be scored: [Health](#health) says why."
+        blocks.append(Text(text, "notice"))
     if any(cell["n"] for cell in summary["cells"]):
         blocks.append(_table(summary, look))
     return Section("answer", "The answer", blocks)

@@ -115,6 +115,11 @@ class Run:
         """The budget in frames."""
         return int(self.config.get("steps") or 0)
 
+    def whole(self, frames: int) -> int:
+        """`frames` up to the end of this run's decision they fall into: no evaluation stands between two decisions."""
+        decision = self.action_repeat * (self.config.get("env") or {}).get("num_envs", 1)
+        return -(-frames // decision) * decision
+
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
         """What wall-clock depends on beside the code; runs share a time axis only where this is equal."""

@@ -198,7 +198,7 @@ def profiles(collection: Collection, rows: list[Row], summary: Row, look: dict[s
         "better throughout."
     )
     if len(summary["aggregates"]["envs"]) > 1:
-        panels.append(_efficiency(collection, summary, look))
+        panels.append(_efficiency(collection, rows, summary, look))
         how += (
             " Right: the IQM over tasks and seeds during training, tasks aligned by the share of their frames. "
             "Shades: 95 % intervals."
@@ -208,17 +208,18 @@ def profiles(collection: Collection, rows: list[Row], summary: Row, look: dict[s
     return draw("profiles", caption, alt, lambda: lines(panels, look, columns=2), how=how)
 
 
-def _efficiency(collection: Collection, summary: Row, look: dict[str, Look]) -> Panel:
+def _efficiency(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Panel:
     share = np.linspace(0, 1, 41)
     budgets = {cell["env"]: cell["budget"] for cell in summary["cells"] if cell["budget"]}
+    scored = {(row["env"], row["label"], row["seed"]) for row in rows if row["scored"]}
     drawn = []
     for label in look:
         curves = []
         for env in summary["aggregates"]["envs"]:
-            runs = [run for run in collection.runs if (run.env, run.label, run.state) == (env, label, "done")]
-            runs = [run for run in runs if len(run.evals) and np.isfinite(run.evals.value).all()]
+            runs = [run for run in collection.runs if (run.env, run.label) == (env, label)]
+            runs = [run for run in runs if (env, label, run.seed) in scored]
             if runs:
-                values = [np.interp(share * budgets[env], run.evals.step, run.evals.value) for run in runs]
+                values = [np.interp(share * run.whole(budgets[env]), run.evals.step, run.evals.value) for run in runs]
                 curves.append(runs[0].score.normalise(np.array(values)))
         if curves:
             value, low, high = stats.iqm_curve(curves)

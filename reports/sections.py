@@ -80,7 +80,7 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
     left = [f"{env} ({reason})" for env, reason in summary["aggregates"]["left_out"].items()]
     if left:
         blocks.append(Text(f"Left out of the aggregates: {'; '.join(left)}.", "notice"))
-    blocks += [Text(text, "notice") for text in _budgets(collection)]
+    blocks += [Text(text, "notice") for text in _budgets(collection, rows)]
     if envs:
         blocks += [plots.aggregates(summary, look), _aggregate_table(summary, look)]
         blocks.append(plots.profiles(collection, rows, summary, look))
@@ -95,9 +95,13 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
     return Section("aggregates", "Aggregates", blocks)
 
 
-def _budgets(collection: Collection) -> list[str]:
-    """Environments whose finished runs were given different numbers of frames."""
-    texts = []
+def _budgets(collection: Collection, rows: list[Row]) -> list[str]:
+    """Environments whose finished runs were given different numbers of frames, and finished runs that are left out."""
+    texts = [
+        f"**{row['env']}**: {row['label']} seed {row['seed']} is left out: {row['left_out']}."
+        for row in rows
+        if row["state"] == "done" and not row["scored"]
+    ]
     for env in collection.envs:
         steps = sorted({run.steps for run in collection.runs if run.env == env and run.state == "done"})
         if len(steps) > 1:

@@ -431,3 +431,33 @@ def test_runs_are_compared_at_the_shortest_budget(tmp_path: Path, undrawn: None)
     rows = rows_of(tmp_path / "b")
     assert column(rows, "dmc/walker-walk", "long", "final") == pytest.approx(450)
     assert column(rows, "dmc/walker-walk", "short", "final") == pytest.approx(900)
+
+
+def test_training_that_ends_above_its_budget_is_scored_at_its_end(tmp_path: Path, undrawn: None) -> None:
+    """Decisions of 8 frames end 2500 frames of training at 2504, those of 3 at 2502."""
+    for label, repeat, end in (("eight", 8, 2504), ("three", 3, 2502)):
+        path = synthetic.run(tmp_path / "b", "dmc/walker-walk", label, 0, steps=2500, evaluations=3, repeat=repeat)
+        steps, values = (0, 1256, end), (0.0, 100.0, 500.0)
+        kept = [{"env_step": s, "update": 0, "returns": [v]} for s, v in zip(steps, values, strict=True)]
+        synthetic.write_lines(path / "evals.jsonl", kept)
+    write(tmp_path / "b", allow_mixed=True)
+    assert [float(row["final"]) for row in rows_of(tmp_path / "b")] == [500, 500]
+    collection = load.read([tmp_path / "b"])
+    rows = numbers.per_seed(collection)
+    panel = plots._efficiency(collection, rows, numbers.summarise(collection, rows), {"eight": None})
+    assert panel.series[0].mean[1][-1] == pytest.approx((500 - 25) / 975)
+
+
+def test_a_run_that_was_not_evaluated_near_the_budget_is_left_out_and_named(tmp_path: Path, undrawn: None) -> None:
+    rising = np.linspace(0, 900, 11)[:, None]
+    for seed in range(3):
+        synthetic.run(tmp_path / "b", "dmc/walker-walk", "long", seed, steps=400_000, evaluations=11, returns=rising)
+        synthetic.run(tmp_path / "b", "dmc/walker-walk", "once", seed, steps=20_000, evaluations=2, returns=rising[[0, 5]])
+        synthetic.run(tmp_path / "b", "dmc/walker-walk", "like", seed, steps=40_000, evaluations=11, returns=rising)
+    summary, text = write(tmp_path / "b")
+    cells = {cell["label"]: cell for cell in summary["cells"]}
+    assert (cells["long"]["n"], cells["long"]["final"]) == (0, None)
+    assert (cells["once"]["final"]["value"], cells["like"]["final"]["value"]) == (450, 450)
+    assert "3 finished runs could not be scored" in text
+    assert "no evaluation near frame 20000, where runs are compared: the last before it is at 0" in text
+    assert "no scored run of long" in text
