@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from reports import stats
 from reports.figures import Look
 from reports.html import Bullets, Cell, Section, Table, Text
-from reports.summary import Row
+from reports.summary import Row, share_of_tasks
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
 
 WIDE = 5  # more environments than this get their own table instead of a column each
@@ -152,6 +153,9 @@ def _cautions(summary: Row) -> list[str]:
         parts.append(
             f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional."
         )
+    if partial := [label for label in summary["labels"] if share_of_tasks(summary, label)]:
+        shares = listing([f"{label} ({share_of_tasks(summary, label)})" for label in partial])
+        parts.append(f"Over all tasks {shares} cannot be ranked: runs are missing.")
     for env, reason in summary["aggregates"]["left_out"].items():
         if env not in summary["mixed"]:
             parts.append(f"{env} is left out of the aggregates: {reason}.")
@@ -215,7 +219,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     for label in look:
         row = [Cell(label, color=look[label].color)]
         if several:
-            row.append(estimate(summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm")))
+            row.append(_iqm(summary, label))
         for env in envs:
             cell = cells.get((env, label))
             row.append(_score(cell, strong=best[env] == label))
@@ -234,6 +238,13 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
         "are the true ones."
     )
     return Table([*columns, "ms per update", "parameters"], rows, note=note)
+
+
+def _iqm(summary: Row, label: str) -> Cell:
+    """The aggregate, marked where it is over other tasks than the rest of its column."""
+    found = estimate(summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm"))
+    share = share_of_tasks(summary, label)
+    return replace(found, detail=f"{found.detail} **{share}**".strip()) if share and found.text != NOTHING else found
 
 
 def _score(cell: Row | None, *, strong: bool) -> Cell:

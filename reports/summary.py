@@ -101,7 +101,8 @@ def _scores(run: Run, budget: int, tolerance: int) -> Row:
     if not len(value) or not np.isfinite(value).all():
         return {"left_out": "no evaluation" if not len(value) else "an evaluation is not finite"}
     if budget - step[-1] >= tolerance:
-        return {"left_out": f"no evaluation near frame {budget}, where runs are compared: the last before it is at {step[-1]:.0f}"}
+        last = f"the last before it is at {step[-1]:.0f}"
+        return {"left_out": f"no evaluation near frame {budget}, where runs are compared: {last}"}
     raw = {
         "final": float(value[-1]),
         "best": float(value.max() if run.score.maximise else value.min()),
@@ -282,6 +283,12 @@ def _aggregate(label: str, envs: list[str], rows: list[Row]) -> Row:
             result[name] = {key: estimate(value) for key, value in stats.aggregate(tasks).items()}
             result["tasks"] = len(tasks)
     return result
+
+
+def share_of_tasks(summary: Row, label: str) -> str:
+    """'1 of 2 tasks' where a label's aggregates are over fewer tasks than others', '' where they are over all of them."""
+    total, found = len(summary["aggregates"]["envs"]), summary["aggregates"]["labels"].get(label, {}).get("tasks", 0)
+    return f"{found} of {total} tasks" if found < total else ""
 
 
 def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> list[Row]:

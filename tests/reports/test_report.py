@@ -20,6 +20,7 @@ from scipy import stats as oracle
 import reports
 from reports import html, load, plots, stats, words
 from reports import summary as numbers
+from reports.figures import looks
 
 Rows = list[dict[str, str]]
 
@@ -372,9 +373,22 @@ def test_a_missing_cell_keeps_its_task_out_of_the_aggregates(tmp_path: Path, und
     summary, text = write(root)
     assert summary["aggregates"]["envs"] == [envs[0], envs[2]]
     assert f"{envs[1]} is left out of the aggregates: no finished run of sac" in text
-    summary, _ = write(root, allow_partial=True)
+    summary, text = write(root, allow_partial=True)
     assert summary["aggregates"]["envs"] == list(envs)
     assert summary["aggregates"]["labels"]["sac"]["tasks"] == 2
+    assert any(line.startswith("| sac | ") and "**2 of 3 tasks**" in line for line in text.splitlines())
+    assert "Over all tasks sac (2 of 3 tasks) cannot be ranked" in text
+
+
+def test_figures_mark_an_aggregate_over_fewer_tasks(tmp_path: Path) -> None:
+    envs = ("dmc/cartpole-swingup", "dmc/walker-walk")
+    root = synthetic.experiment(tmp_path / "holes", labels=("qsm", "sac"), envs=envs, seeds=1, evaluations=3)
+    synthetic.drop(synthetic.run_dir(root, envs[1], "sac", 0))
+    collection = load.read([root])
+    rows = numbers.per_seed(collection)
+    summary, look = numbers.summarise(collection, rows, allow_partial=True), looks(["qsm", "sac"])
+    assert plots.aggregates(summary, look).svg.count("<!-- (1 of 2 tasks) -->") == 1
+    assert "<!-- sac (1 of 2 tasks) -->" in plots.profiles(collection, rows, summary, look).svg
 
 
 def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> None:
