@@ -124,7 +124,8 @@ class Run:
     def conditions(self) -> tuple[tuple[str, str], ...]:
         """What wall-clock depends on beside the code; runs share a time axis only where this is equal."""
         names = ("cpu", "cores", "device", "threads", "matmul_precision", "jobs")
-        seen = {tuple((name, str(session.get(name, "?"))) for name in names) for session in self.sessions}
+        speed = ("speed", str(self.config.get("speed", "eager")))
+        seen = {(*((name, str(session.get(name, "?"))) for name in names), speed) for session in self.sessions}
         if len(seen) > 1:
             return (("sessions", f"{len(seen)} different set-ups ({self.path.parent.name}/{self.path.name})"),)
         return seen.pop() if seen else (("provenance", "missing"),)
@@ -139,6 +140,7 @@ class Missing:
     label: str
     seed: int
     reason: str = "no run directory"
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -167,11 +169,11 @@ class Collection:
             for experiment in self.experiments
             for position, cell in enumerate(experiment["cells"])
         }
-        last = len(order)
+        last = 1 + max(order.values(), default=0)
         named = {experiment["name"]: rank for rank, experiment in enumerate(self.experiments)}
 
         def position(cell: Run | Missing) -> tuple:
-            label = cell.config.get("label", cell.label) if isinstance(cell, Run) else cell.label
+            label = cell.config.get("label", cell.label)
             return named.get(cell.experiment, last), order.get((cell.experiment, cell.env, label), last)
 
         return sorted([*self.runs, *self.missing], key=position)
@@ -416,6 +418,9 @@ def _read_experiment(path: Path, name: str, collection: Collection) -> None:
     collection.notes += [f"{name}: {note}" for note in notes]
     cells = [cell for cell in experiment.get("cells") or [] if {"env", "label", "seed"} <= set(cell)]
     collection.experiments.append({**experiment, "name": name, "cells": cells})
-    collection.missing += [Missing(name, str(cell["env"]), str(cell["label"]), int(cell["seed"])) for cell in cells]
+    collection.missing += [
+        Missing(name, str(cell["env"]), str(cell["label"]), int(cell["seed"]), config=cell.get("config") or {})
+        for cell in cells
+    ]
     if (path.parent / "timing.json").exists():
         collection.timing.append(path.parent / "timing.json")

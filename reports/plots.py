@@ -179,7 +179,8 @@ def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
         "interval; broken bar: unreliable."
     )
     caption = f"Normalised final score, {tasks} task{'s' if tasks != 1 else ''} (0: random policy, 1: top of the range)"
-    return draw("aggregates", caption, f"{caption} of {', '.join(_named(summary, label) for label in have)}", lambda: intervals(panels, look), how=how)
+    alt = f"{caption} of {', '.join(_named(summary, label) for label in have)}"
+    return draw("aggregates", caption, alt, lambda: intervals(panels, look), how=how)
 
 
 def _named(summary: Row, label: str, between: str = " ") -> str:

@@ -21,6 +21,7 @@ import reports
 from reports import html, load, plots, stats, words
 from reports import summary as numbers
 from reports.figures import looks
+from reports.merge import merge
 
 Rows = list[dict[str, str]]
 
@@ -363,6 +364,56 @@ def test_one_label_with_two_settings_is_two_variants(tmp_path: Path, undrawn: No
     assert summary["labels"] == ["qsm (one)", "qsm (two)"]
     run = load.read_run(synthetic.run_dir(two, "dmc/cartpole-swingup", "qsm", 0))
     assert run.config["algo"]["lr"] == 1e-3  # a number, though YAML 1.1 reads a string
+
+
+def change(root: Path, old: str, new: str, within: str = "config.yaml") -> None:
+    for path in root.rglob(within):
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+
+def test_variants_are_numbered_alike_on_every_environment_and_take_their_missing_cells(tmp_path: Path, undrawn: None) -> None:
+    """One experiment with two settings under one label: on the second task the lower seeds have what was #2 on the first."""
+    root = synthetic.experiment(tmp_path / "one", labels=("qsm",), envs=ENVS, seeds=8, evaluations=3, metric_lines=2)
+    places = [(ENVS[0], seed) for seed in range(4, 8)] + [(ENVS[1], seed) for seed in range(4)]
+    second = [synthetic.run_dir(root, env, "qsm", seed) for env, seed in places]
+    for path in second:
+        change(path, '"lr": 0.0003', '"lr": 0.5')
+    listed = json.loads((root / "experiment.json").read_text())
+    for cell in listed["cells"]:
+        cell["config"] = {"algo": json.loads((root / cell["dir"] / "config.yaml").read_text())["algo"]}
+    synthetic.write_json(root / "experiment.json", listed)
+    synthetic.drop(second[0])
+    summary, _ = write(root)
+    assert summary["labels"] == ["qsm #1", "qsm #2"]
+    assert summary["aggregates"]["envs"] == list(ENVS)
+    assert [(cell["n"], cell["asked"]) for cell in summary["cells"]] == [(4, 4), (3, 4), (4, 4), (4, 4)]
+    lr = {run.label: run.config["algo"]["lr"] for run in merge(load.read([root])).runs}
+    assert lr == {"qsm #1": 0.0003, "qsm #2": 0.5}
+
+
+def test_seeds_of_unlike_warm_up_are_no_cell(tmp_path: Path, undrawn: None) -> None:
+    one = synthetic.experiment(tmp_path / "one", labels=("qsm",), seeds=2)
+    change(one / "dmc_cartpole-swingup" / "qsm" / "seed_1", '"warmup": 5000', '"warmup": 1000')
+    summary, _ = write(one)
+    assert summary["labels"] == ["qsm #1", "qsm #2"]
+
+
+def test_unlike_environments_and_unlike_settings_are_no_silent_average(tmp_path: Path, undrawn: None) -> None:
+    envs = ("dmc/walker-walk", "dmc/reacher-easy")
+    one = synthetic.experiment(tmp_path / "one", labels=("qsm",), envs=envs, seeds=3)
+    two = synthetic.experiment(tmp_path / "two", labels=("sac",), envs=envs, seeds=3)
+    for root, bounded in ((one, "false"), (two, "true")):  # what kind of action an agent takes is its own affair
+        change(root, '"num_envs": 1', f'"num_envs": 1, "bounded": {bounded}')
+    change(one / "dmc_walker-walk", '"lr": 0.0003', '"lr": 0.5')
+    _, text = write(one, two)
+    assert "**qsm** has other settings on some environments than on others (lr)" in text
+    assert "**sac** has other" not in text
+    change(one, '"bounded"', '"steps": 7, "bounded"')
+    write(one, two)  # a setting that only newer runs record
+    change(two, '"bounded"', '"steps": 50, "bounded"')
+    with pytest.raises(reports.ReportError, match=r"different env.steps cannot be compared: 50 \(two/sac.*7 \(one/qsm"):
+        write(one, two)
 
 
 def test_a_missing_cell_keeps_its_task_out_of_the_aggregates(tmp_path: Path, undrawn: None) -> None:
