@@ -304,7 +304,8 @@ def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> 
         pair: Row = {"env": None if several else envs[0], "x": x, "y": y, "comparable": not mixed}
         if not mixed:
             gap, wins = stats.difference(a, b), stats.improvement(a, b)
-            needed = stats.seeds_to_separate(a, b)
+            both = stats.seeds_to_separate(a, b), stats.seeds_to_improve(a, b)
+            needed = None if None in both else max(both)
             pair |= {
                 "difference": estimate(gap),
                 "improvement": estimate(wins),

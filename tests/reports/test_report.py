@@ -96,7 +96,9 @@ def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(study: Path) -> No
         assert pair["difference"]["value"] == pytest.approx(
             np.mean([a.mean() - b.mean() for a, b in zip(x, y, strict=True)])
         )
-        assert pair["seeds_needed"] == stats.seeds_to_separate(x, y)
+        needed = stats.seeds_to_separate(x, y), stats.seeds_to_improve(x, y)
+        assert pair["seeds_needed"] == (None if None in needed else max(needed))
+        assert pair["better"] or pair["seeds_needed"] is None or pair["seeds_more"] > 0
 
 
 def test_tables_show_the_summary(study: Path) -> None:
@@ -209,6 +211,16 @@ def test_a_winner_needs_both_intervals(tmp_path: Path, undrawn: None) -> None:
     }
     assert "**b** has the best mean final score: 536" in text
     assert "It is better than c. It is **not separated** from a (that would take about" in text
+
+
+def test_three_seeds_on_one_task_are_told_how_many_would_do(tmp_path: Path, undrawn: None) -> None:
+    for label, level in (("a", 100), ("b", 500)):
+        for seed in range(3):
+            returns = np.full((3, 1), level + seed)
+            synthetic.run(tmp_path / "far", "dmc/walker-walk", label, seed, returns=returns, evaluations=3)
+    _, text = write(tmp_path / "far")
+    assert "It is **not separated** from a (that would take about 4 seeds each)" in text
+    assert "| 4 (1 more) |" in text
 
 
 def test_better_needs_both_intervals() -> None:
