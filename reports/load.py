@@ -341,7 +341,7 @@ def read_run(path: Path, experiment: str | None = None) -> Run:
     sessions = read_json(path / "provenance.json", notes).get("sessions") or []
     run = Run(
         path=path,
-        experiment=experiment or path.parents[2].name,
+        experiment=experiment or _home(path).name,
         env=env,
         label=str(config["label"]),
         seed=seed,
@@ -358,6 +358,11 @@ def read_run(path: Path, experiment: str | None = None) -> Run:
         cost=read_json(path / "cost.json", notes),
     )
     return replace(run, notes=tuple(notes))
+
+
+def _home(run: Path) -> Path:
+    """The experiment's directory, three levels above its run, or the root where there are fewer."""
+    return run.parents[min(2, len(run.parents) - 1)]
 
 
 def _find(top: Path) -> tuple[list[Path], list[Path]]:
@@ -383,13 +388,13 @@ def read(run_dirs: list[Path]) -> Collection:
     found = [_find(top.resolve()) for top in run_dirs]
     runs = list(dict.fromkeys(path for paths, _ in found for path in paths))
     experiments = list(dict.fromkeys(path for _, paths in found for path in paths))
-    names = _unique_names([path.parent for path in experiments] + [path.parents[2] for path in runs])
+    names = _unique_names([path.parent for path in experiments] + [_home(path) for path in runs])
     collection = Collection()
     for path in experiments:
         _read_experiment(path, names[path.parent], collection)
     for path in runs:
         try:
-            collection.runs.append(read_run(path, names[path.parents[2]]))
+            collection.runs.append(read_run(path, names[_home(path)]))
         except (ValueError, OSError) as error:
             collection.notes.append(f"{'/'.join(path.parts[-4:])}: {error}; left out")
     if not collection.runs:

@@ -333,6 +333,10 @@ def test_no_runs(tmp_path: Path) -> None:
     assert issubclass(reports.ReportError, ValueError)
 
 
+def test_a_run_near_the_root_has_an_experiment_all_the_same() -> None:
+    assert [str(load._home(Path(path))) for path in ("/run", "/a/run", "/x/a/b/run")] == ["/", "/", "/x"]
+
+
 @pytest.mark.parametrize("state", ["failed", "running", "interrupted", "stopped"])
 def test_only_unfinished_runs(tmp_path: Path, undrawn: None, state: str) -> None:
     root = synthetic.experiment(tmp_path / "bad", seeds=1)
