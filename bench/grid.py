@@ -19,6 +19,7 @@ from bench.config import (
     algo_values,
     check_overrides,
     composed,
+    dotted_keys,
     grid_defaults,
     identity,
     known_name,
@@ -204,9 +205,12 @@ def available_keys(preset: str, algo: str, family: str) -> dict[str, Any]:
 
 
 def cell_command(preset: str, variant: Variant, config: RunConfig, overrides: list[str]) -> str:
+    """The command line that makes just this cell: without the overrides whose keys it does not have, which would be refused."""
     words = ["python", "-m", "bench", "run", "--preset", preset, "--algos", variant.text, "--envs", config.env["id"]]
     seeds = f"{config.seed}-{config.seed}"
-    return shlex.join([*words, "--seeds", seeds, *overrides])
+    keys = dotted_keys(available_keys(preset, variant.algo, config.env["id"].partition("/")[0]))
+    own = [text for text in overrides if any(f"{key}.".startswith(f"{text.partition('=')[0]}.") for key in keys)]
+    return shlex.join([*words, "--seeds", seeds, *own])
 
 
 def default_name(preset: str, config: RunConfig) -> str:
