@@ -152,7 +152,8 @@ def summary(experiment, indices: list[int], outcome: dict[int, str]) -> int:
         why = failure.get("error") or outcome.get(index, state)
         print(f"  {cells[index]['dir']}: {state}: {why}")
         if failure.get("checkpoint"):
-            print(f"    last good checkpoint: {failure['checkpoint']}; traceback in {directory.path / 'FAILED.json'}")
+            last = directory.path / failure["checkpoint"]
+            print(f"    last good checkpoint: {last}; traceback in {directory.path / 'FAILED.json'}")
         bad = state == "failed" or outcome.get(index, "stopped") != "stopped"
         code = 1 if bad or code == 1 else 3
     if code:
