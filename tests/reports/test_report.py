@@ -472,6 +472,16 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
     assert "not drawn" in plots._time_panel(collection.runs, {}).message
 
 
+def test_loads_are_compared_as_numbers(tmp_path: Path, undrawn: None) -> None:
+    root = synthetic.experiment(tmp_path / "busy", labels=("qsm",), seeds=4)
+    for seed, average in enumerate(("9.5", "10.25", "100.0", "null")):
+        path = synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", seed)
+        change(path, '"load": 1.5', f'"load": {average}', "provenance.json")
+    _, text = write(root)
+    assert "| 4 sessions |" in text
+    assert "| 9.5 to 100.0 |" in text
+
+
 def test_damaged_files_never_raise(tmp_path: Path, undrawn: None) -> None:
     root = synthetic.experiment(tmp_path / "damaged", labels=("qsm",), seeds=9)
     damage = {
