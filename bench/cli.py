@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.options import parser
@@ -63,7 +64,7 @@ def parser_options(command: str) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     from bench.engines import carrier
-    from bench.grid import plan
+    from bench.grid import plan, refuse_incomparable
     from bench.rundir import Experiment
     from bench.worker import limit_threads, locked
 
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     entries = [cell.entry() for cell in cells]
     for entry, cell in zip(entries, cells, strict=True):
         experiment.run_dir(entry).prepare(cell.config)  # refuses before anything starts
+    refuse_incomparable([c for c in experiment.cells() if experiment.run_dir(c).config_path.exists()], entries)
     with locked(experiment.path / "lock", str(experiment.path)):
         indices = experiment.write(args.preset, ["python", "-m", "bench", *sys.argv[1:]], entries)
         todo = unfinished(experiment, indices, args.retry_failed)
@@ -83,9 +85,16 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_report and any(experiment.run_dir(c).config_path.exists() for c in experiment.cells()):
         import reports
 
-        path = reports.write([experiment.path], experiment.path / "report", allow_partial=True)
-        print(f"report: {path}")
+        say_report(lambda: reports.write([experiment.path], experiment.path / "report", allow_partial=True))
     return code
+
+
+def say_report(write: Callable[[], Path]) -> None:
+    """Write a report and say where it is. The runs are done whether or not it can be written: their exit code stays."""
+    try:
+        print(f"report: {write()}")
+    except (ValueError, OSError) as error:
+        print(f"no report: {error}", file=sys.stderr)
 
 
 def user_error(function, *arguments):
@@ -143,7 +152,8 @@ def summary(experiment, indices: list[int], outcome: dict[int, str]) -> int:
         why = failure.get("error") or outcome.get(index, state)
         print(f"  {cells[index]['dir']}: {state}: {why}")
         if failure.get("checkpoint"):
-            print(f"    last good checkpoint: {failure['checkpoint']}; traceback in {directory.path / 'FAILED.json'}")
+            last = directory.path / failure["checkpoint"]
+            print(f"    last good checkpoint: {last}; traceback in {directory.path / 'FAILED.json'}")
         bad = state == "failed" or outcome.get(index, "stopped") != "stopped"
         code = 1 if bad or code == 1 else 3
     if code:

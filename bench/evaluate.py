@@ -82,8 +82,9 @@ class Probes:
         self.steps: list[int] = []
         self.actions: list[np.ndarray] = []
 
-    def draw(self, agent: Agent, index: int, env_step: int) -> None:
-        if index % self.stride:
+    def draw(self, agent: Agent, index: int, env_step: int, last: bool = False) -> None:
+        """Record evaluation `index`, or pass over it. last: of the final policy, which is never passed over."""
+        if index % self.stride and not last:
             return
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, PROBE_STREAM, index))
         obs = torch.from_numpy(self.obs).to(self.device).repeat_interleave(self.SAMPLES, dim=0)

@@ -19,6 +19,7 @@ from bench.config import (
     algo_values,
     check_overrides,
     composed,
+    dotted_keys,
     grid_defaults,
     identity,
     known_name,
@@ -194,6 +195,29 @@ def refuse_unlike_budgets(configs: list[RunConfig]) -> None:
             )
 
 
+def refuse_incomparable(present: list[dict[str, Any]], asked: list[dict[str, Any]]) -> None:
+    """Refuse cells on an environment that runs of the experiment have under another evaluation rule or other settings, which
+    no report would compare. present, asked: cells as in experiment.json. Copies and the kind of action are the agent's own."""
+
+    def settings(cell: dict[str, Any]) -> dict[str, Any]:
+        groups = {name: cell["config"][name] for name in ("env", "eval")}
+        flat = {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
+        return {key: value for key, value in flat.items() if key not in ("env.id", "env.num_envs", "env.bounded")}
+
+    places = {cell["dir"] for cell in asked}
+    first = {cell["env"]: cell for cell in reversed(present) if cell["dir"] not in places}
+    for cell in asked:
+        if cell["env"] not in first:
+            continue
+        here, there = settings(cell), settings(first[cell["env"]])
+        if differ := [key for key in here if key in there and here[key] != there[key]]:
+            pairs = ", ".join(f"{key}: {there[key]} there, {here[key]} asked for" for key in differ)
+            raise UsageError(
+                f"the experiment has runs on {cell['env']} with other settings ({pairs}; {first[cell['env']]['dir']}), and a "
+                "report would not compare them; choose another --name"
+            )
+
+
 def available_keys(preset: str, algo: str, family: str) -> dict[str, Any]:
     """The values a cell would have, for checking the keys of overrides."""
     values = composed(preset, None if ":" in algo else algo, family)
@@ -202,9 +226,12 @@ def available_keys(preset: str, algo: str, family: str) -> dict[str, Any]:
 
 
 def cell_command(preset: str, variant: Variant, config: RunConfig, overrides: list[str]) -> str:
+    """The command line that makes just this cell: without the overrides whose keys it does not have, which would be refused."""
     words = ["python", "-m", "bench", "run", "--preset", preset, "--algos", variant.text, "--envs", config.env["id"]]
     seeds = f"{config.seed}-{config.seed}"
-    return shlex.join([*words, "--seeds", seeds, *overrides])
+    keys = dotted_keys(available_keys(preset, variant.algo, config.env["id"].partition("/")[0]))
+    own = [text for text in overrides if any(f"{key}.".startswith(f"{text.partition('=')[0]}.") for key in keys)]
+    return shlex.join([*words, "--seeds", seeds, *own])
 
 
 def default_name(preset: str, config: RunConfig) -> str:

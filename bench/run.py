@@ -23,7 +23,7 @@ import envs
 from algos.agent import Rollout, sample
 from algos.replay import buffer_for
 from bench import cost, devices, provenance
-from bench.clock import Clock, peak_memory_mb
+from bench.clock import Clock, CudaClock, peak_memory_mb
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite
@@ -63,7 +63,8 @@ class Run:
         self.replay = buffer_for(self.agent.data, self.spec.obs_dim, self.spec.act_dim, self.copies, self.device)
         self._check_rollout()
         self.evaluator, self.probes = Evaluator(config, self.device), Probes(config, self.device)
-        self.clock = Clock()
+        self.new_clock = CudaClock if self.device.type == "cuda" else Clock
+        self.clock = self.new_clock()
         self.env_step = self.evaluations = 0
         self.eval_due = False  # an evaluation that has to be made here; a stop may come between
         self.latest: dict[str, torch.Tensor] = {}
@@ -255,7 +256,7 @@ class Run:
         if result is None:
             return  # stopped: it is still due, and made when the run goes on
         self.eval_due = False
-        self.probes.draw(self.agent, self.evaluations, self.env_step)
+        self.probes.draw(self.agent, self.evaluations, self.env_step, last=self.env_step >= self.config.steps)
         self.evaluations += 1
         for name, values in ({"return": result["returns"]} | result.get("scores", {})).items():
             if not all(map(math.isfinite, values)):
@@ -376,7 +377,7 @@ class Run:
                 f"{self.config.env['id']} did not return to the observation of the checkpoint when its episode was "
                 "played again: it is not deterministic here, or another version of it"
             )
-        self.clock = Clock(**state["clock"])
+        self.clock = self.new_clock(**state["clock"])
 
     def _restore_replay(self, rows: int) -> None:
         for piece in sorted((self.path / "replay").glob("*.pt")):
@@ -396,7 +397,7 @@ class Run:
             return
         with np.load(path) as stored:
             for step, actions in zip(stored["env_step"].tolist(), stored["actions"], strict=True):
-                if step <= self.env_step:
+                if step < self.env_step or (step == self.env_step and not self.eval_due):  # one that is due is drawn again
                     self.probes.steps.append(step)
                     self.probes.actions.append(actions)
 
@@ -441,7 +442,7 @@ def attempt(config: RunConfig, directory: RunDir, session: dict[str, Any] | None
                 "quantity": getattr(error, "quantity", None),
                 "update": getattr(error, "update", current.agent.updates if current else None),
                 "env_step": current.env_step if current else None,
-                "checkpoint": str(checkpoint) if checkpoint.exists() else None,
+                "checkpoint": checkpoint.name if checkpoint.exists() else None,
                 "traceback": traceback.format_exc(),
                 "time": time.time(),
             }

@@ -15,18 +15,18 @@ def write(
     *,
     allow_mixed: bool = False,
     allow_partial: bool = False,
-    timing: Path | None = None,
     title: str | None = None,
 ) -> Path:
     """Writes report.html, report.md, summary.json, per_seed.csv and figures/ into `out`; returns report.html's path.
 
     run_dirs: experiment directories, or any directories below which runs (config.yaml) lie; merged into one report.
-    allow_mixed: report runs of one environment that differ in evaluation rule or action repeat, marked as such.
+    allow_mixed: report runs of one environment that differ in evaluation rule or environment settings, marked as such.
     allow_partial: aggregate also over tasks that some algorithm has no finished run for.
-    timing: a timing.json of `python -m bench timing`; by default those that lie in the experiment directories.
 
-    The same run directories give the same bytes. Raises ReportError when there is nothing to report or when unlike
-    runs would be averaged.
+    Timings of `python -m bench timing` are those that lie as timing.json in the experiment directories.
+
+    The same run directories give the same bytes. Raises ReportError when there is nothing to report or when unlike runs
+    would be averaged.
     """
     from reports.report import write_report
 
@@ -35,6 +35,5 @@ def write(
         Path(out),
         allow_mixed=allow_mixed,
         allow_partial=allow_partial,
-        timing=timing,
         title=title,
     )

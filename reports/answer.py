@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from reports import stats
 from reports.figures import Look
 from reports.html import Bullets, Cell, Section, Table, Text
-from reports.summary import Row
+from reports.summary import Row, share_of_tasks
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
 
 WIDE = 5  # more environments than this get their own table instead of a column each
@@ -29,6 +30,10 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
             f"Of {plural(total, 'run')} asked for, {found}: see [Health](#health). They are in no table, and leaving "
             "out failed runs flatters their algorithm."
         )
+        blocks.append(Text(text, "notice"))
+    unscored = sum(cell["states"].get("done", 0) - cell["n"] for cell in summary["cells"])
+    if unscored:
+        text = f"{plural(unscored, 'finished run')} could not be scored: [Health](#health) says why."
         blocks.append(Text(text, "notice"))
     if any(cell["n"] for cell in summary["cells"]):
         blocks.append(_table(summary, look))
@@ -148,6 +153,9 @@ def _cautions(summary: Row) -> list[str]:
         parts.append(
             f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional."
         )
+    if partial := [label for label in summary["labels"] if share_of_tasks(summary, label)]:
+        shares = listing([f"{label} ({share_of_tasks(summary, label)})" for label in partial])
+        parts.append(f"Over all tasks {shares} cannot be ranked: runs are missing.")
     for env, reason in summary["aggregates"]["left_out"].items():
         if env not in summary["mixed"]:
             parts.append(f"{env} is left out of the aggregates: {reason}.")
@@ -211,7 +219,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     for label in look:
         row = [Cell(label, color=look[label].color)]
         if several:
-            row.append(estimate(summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm")))
+            row.append(_iqm(summary, label))
         for env in envs:
             cell = cells.get((env, label))
             row.append(_score(cell, strong=best[env] == label))
@@ -226,10 +234,17 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     note = (
         "Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished "
         f"seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and "
-        "the probability of improvement; the seeds that a separation would take assume that today's means and spreads "
-        "are the true ones."
+        "the probability of improvement; the seeds that a separation would take, by both of them, assume that today's "
+        "means, spreads and probabilities are the true ones."
     )
     return Table([*columns, "ms per update", "parameters"], rows, note=note)
+
+
+def _iqm(summary: Row, label: str) -> Cell:
+    """The aggregate, marked where it is over other tasks than the rest of its column."""
+    found = estimate(summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm"))
+    share = share_of_tasks(summary, label)
+    return replace(found, detail=f"{found.detail} **{share}**".strip()) if share and found.text != NOTHING else found
 
 
 def _score(cell: Row | None, *, strong: bool) -> Cell:

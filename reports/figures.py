@@ -169,15 +169,15 @@ def draw(name: str, caption: str, alt: str, paint: Callable[[], Any], *, how: st
     return html.Figure(name, png.getvalue(), svg.getvalue(), caption, alt, how, wide=figure.get_figwidth() > NARROW)
 
 
-def legend(figure: Any, labels: Sequence[str], look: dict[str, Look], extra: Sequence[Any] = ()) -> None:
-    """One legend for all panels above them, `extra` handles in a row of their own."""
+def legend(figure: Any, labels: dict[str, str], look: dict[str, Look], extra: Sequence[Any] = ()) -> None:
+    """One legend for all panels above them, label -> text, `extra` handles in a row of their own."""
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D(
-            [], [], color=look[label].color, ls=look[label].dashes, marker=look[label].marker, lw=2, ms=5, label=label
+            [], [], color=look[label].color, ls=look[label].dashes, marker=look[label].marker, lw=2, ms=5, label=text
         )
-        for label in labels
+        for label, text in labels.items()
     ]
     left, inches = 0.5 / figure.get_figwidth(), figure.get_figheight()
     columns = 8 if figure.get_figwidth() > NARROW else 5
@@ -193,14 +193,15 @@ def legend(figure: Any, labels: Sequence[str], look: dict[str, Look], extra: Seq
 
 
 def lines(
-    panels: Sequence[Panel], look: dict[str, Look], *, columns: int = 3, height: float = 2.6, share_y: bool = False
-) -> Any:
-    """A sheet of line panels with one legend; the painter for `draw`."""
-    labels = [
-        label
+    panels: Sequence[Panel], look: dict[str, Look], *, columns: int = 3, height: float = 2.6, share_y: bool = False,
+    names: dict[str, str] | None = None,
+) -> Any:  # fmt: skip
+    """A sheet of line panels with one legend; the painter for `draw`. names: label -> its text in the legend, if another."""
+    labels = {
+        label: (names or {}).get(label, label)
         for label in look
         if any(line.label == label for panel in panels for line in [*panel.series, *panel.levels])
-    ]
+    }
     sources = list(dict.fromkeys(line.label for panel in panels for line in panel.references))
     in_row = 8 if min(columns, len(panels)) > 1 else 5
     rows = math.ceil(len(labels) / in_row) + math.ceil(len(sources) / in_row)
@@ -318,7 +319,7 @@ def intervals(
     """Points with 95 % intervals in rows; hollow without an interval, dashed where it is unreliable."""
     rows = max(len(bars) for _, bars in panels)
     figure, axes = sheet(len(panels), columns=columns, height=0.42 * rows + 0.35, legend_rows=0)
-    widest = max(len(bar.text) for _, bars in panels for bar in bars)
+    widest = max(len(line) for _, bars in panels for bar in bars for line in bar.text.split("\n"))
     figure.subplots_adjust(left=min(0.4, (0.25 + 0.078 * widest) / figure.get_figwidth()), wspace=0.16)
     figure.subplots_adjust(bottom=0.32 / figure.get_figheight())
     for position, (axis, (title, bars)) in enumerate(zip(axes, panels, strict=True)):

@@ -16,6 +16,7 @@ from typing import Any
 
 TEMPLATES = Path(__file__).parent / "templates"
 INK, GRID, PAPER = "#1c2530", "#d9dee3", "#ffffff"  # what drawings use for text and axes, grid, background
+WHITE = "#fefefe"  # for what has to stay light where PAPER's colour turns into the page's background: arrows on a map
 EMBED_SVG_BYTES = 400_000  # larger drawings are embedded as PNG
 
 

@@ -115,11 +115,17 @@ class Run:
         """The budget in frames."""
         return int(self.config.get("steps") or 0)
 
+    def whole(self, frames: int) -> int:
+        """`frames` up to the end of this run's decision they fall into: no evaluation stands between two decisions."""
+        decision = self.action_repeat * (self.config.get("env") or {}).get("num_envs", 1)
+        return -(-frames // decision) * decision
+
     @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
         """What wall-clock depends on beside the code; runs share a time axis only where this is equal."""
         names = ("cpu", "cores", "device", "threads", "matmul_precision", "jobs")
-        seen = {tuple((name, str(session.get(name, "?"))) for name in names) for session in self.sessions}
+        speed = ("speed", str(self.config.get("speed", "eager")))
+        seen = {(*((name, str(session.get(name, "?"))) for name in names), speed) for session in self.sessions}
         if len(seen) > 1:
             return (("sessions", f"{len(seen)} different set-ups ({self.path.parent.name}/{self.path.name})"),)
         return seen.pop() if seen else (("provenance", "missing"),)
@@ -134,6 +140,7 @@ class Missing:
     label: str
     seed: int
     reason: str = "no run directory"
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -162,11 +169,11 @@ class Collection:
             for experiment in self.experiments
             for position, cell in enumerate(experiment["cells"])
         }
-        last = len(order)
+        last = 1 + max(order.values(), default=0)
         named = {experiment["name"]: rank for rank, experiment in enumerate(self.experiments)}
 
         def position(cell: Run | Missing) -> tuple:
-            label = cell.config.get("label", cell.label) if isinstance(cell, Run) else cell.label
+            label = cell.config.get("label", cell.label)
             return named.get(cell.experiment, last), order.get((cell.experiment, cell.env, label), last)
 
         return sorted([*self.runs, *self.missing], key=position)
@@ -334,7 +341,7 @@ def read_run(path: Path, experiment: str | None = None) -> Run:
     sessions = read_json(path / "provenance.json", notes).get("sessions") or []
     run = Run(
         path=path,
-        experiment=experiment or path.parents[2].name,
+        experiment=experiment or _home(path).name,
         env=env,
         label=str(config["label"]),
         seed=seed,
@@ -351,6 +358,11 @@ def read_run(path: Path, experiment: str | None = None) -> Run:
         cost=read_json(path / "cost.json", notes),
     )
     return replace(run, notes=tuple(notes))
+
+
+def _home(run: Path) -> Path:
+    """The experiment's directory, three levels above its run, or the root where there are fewer."""
+    return run.parents[min(2, len(run.parents) - 1)]
 
 
 def _find(top: Path) -> tuple[list[Path], list[Path]]:
@@ -376,13 +388,13 @@ def read(run_dirs: list[Path]) -> Collection:
     found = [_find(top.resolve()) for top in run_dirs]
     runs = list(dict.fromkeys(path for paths, _ in found for path in paths))
     experiments = list(dict.fromkeys(path for _, paths in found for path in paths))
-    names = _unique_names([path.parent for path in experiments] + [path.parents[2] for path in runs])
+    names = _unique_names([path.parent for path in experiments] + [_home(path) for path in runs])
     collection = Collection()
     for path in experiments:
         _read_experiment(path, names[path.parent], collection)
     for path in runs:
         try:
-            collection.runs.append(read_run(path, names[path.parents[2]]))
+            collection.runs.append(read_run(path, names[_home(path)]))
         except (ValueError, OSError) as error:
             collection.notes.append(f"{'/'.join(path.parts[-4:])}: {error}; left out")
     if not collection.runs:
@@ -411,6 +423,9 @@ def _read_experiment(path: Path, name: str, collection: Collection) -> None:
     collection.notes += [f"{name}: {note}" for note in notes]
     cells = [cell for cell in experiment.get("cells") or [] if {"env", "label", "seed"} <= set(cell)]
     collection.experiments.append({**experiment, "name": name, "cells": cells})
-    collection.missing += [Missing(name, str(cell["env"]), str(cell["label"]), int(cell["seed"])) for cell in cells]
+    collection.missing += [
+        Missing(name, str(cell["env"]), str(cell["label"]), int(cell["seed"]), config=cell.get("config") or {})
+        for cell in cells
+    ]
     if (path.parent / "timing.json").exists():
         collection.timing.append(path.parent / "timing.json")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 from reports import ReportError
-from reports.load import Collection, Run
+from reports.load import Collection, Missing, Run
+from reports.words import large, listing
 
 
 def merge(collection: Collection, *, allow_mixed: bool = False) -> Collection:
     """One label for each variant: what differs under one label is told apart, what must not be compared is refused.
 
-    Raises ReportError when runs of one environment differ in evaluation rule, action repeat or score (unless
+    Raises ReportError when runs of one environment differ in evaluation rule, score or a setting of the environment (unless
     allow_mixed: then `mixed` says what differs), or when one seed of a variant appears twice.
     """
     _refuse_mixed(collection, allow_mixed)
@@ -29,8 +31,9 @@ def _refuse_mixed(collection: Collection, allow_mixed: bool) -> None:
             ("evaluation rules", [run.rule for run in runs]),
             ("action repeats", [str(run.action_repeat) for run in runs]),
             ("scores", [_score_text(run) for run in runs]),
+            *_env_settings(runs),
         ):
-            examples = {value: _where(run) for value, run in zip(values, runs, strict=True)}
+            examples = {value: _where(run) for value, run in zip(values, runs, strict=True) if value}
             if len(examples) < 2:
                 continue
             found = "; ".join(f"{value} ({examples[value]})" for value in sorted(examples))
@@ -43,6 +46,15 @@ def _refuse_mixed(collection: Collection, allow_mixed: bool) -> None:
             collection.mixed[env] = f"{earlier}different {what}: {found}"
 
 
+def _env_settings(runs: list[Run]) -> list[tuple[str, list[str]]]:
+    """The other settings of an environment, '' where a run does not have one. What kind of action and how many copies there
+    are is the agent's own choice."""
+    keys = sorted({key for run in runs for key in run.config["env"]} - {"id", "action_repeat", "bounded", "num_envs"})
+    return [
+        (f"env.{key}", [json.dumps(run.config["env"][key]) if key in run.config["env"] else "" for run in runs]) for key in keys
+    ]
+
+
 def _score_text(run: Run) -> str:
     score = run.score
     return f"{score.name}, {'max' if score.maximise else 'min'}, from {score.low} to {score.high}"
@@ -53,15 +65,15 @@ def _where(run: Run) -> str:
 
 
 def _separate_variants(collection: Collection) -> None:
-    """Gives runs of one label that differ in algorithm settings, environment settings or rule a label each.
+    """Gives runs of one label that differ in algorithm settings, environment settings, warm-up or rule a label each.
 
-    Named after their experiments where that tells them apart, numbered otherwise.
+    Named after their experiments where that tells them apart, numbered otherwise: a number stands for the same settings of
+    the algorithm on every environment, where these tell the variants apart.
     """
     variants: dict[str, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for run in collection.runs:
-        settings = json.dumps([run.config.get("algo"), run.config.get("env"), run.rule], sort_keys=True, default=str)
-        variants[run.label][run.env][settings].append(run)
-    renamed: dict[int, str] = {}
+        variants[run.label][run.env][_settings(run)].append(run)
+    names: dict[int, str] = {}
     for label, envs in variants.items():
         if all(len(kinds) == 1 for kinds in envs.values()):
             continue
@@ -71,12 +83,67 @@ def _separate_variants(collection: Collection) -> None:
             for kinds in envs.values()
             for runs in kinds.values()
         )
-        for kinds in envs.values():
-            for number, runs in enumerate(kinds.values(), start=1):
-                name = f"{label} ({runs[0].experiment})" if by_experiment else f"{label} #{number}"
-                renamed |= {id(run): name for run in runs}
+        own = all(len({_algo(runs[0].config) for runs in kinds.values()}) == len(kinds) for kinds in envs.values())
+        number: dict[str, int] = {}
+        for run in collection.runs:
+            if run.label == label:
+                place = number.setdefault(_algo(run.config) if own else _settings(run), len(number) + 1)
+                names[id(run)] = f"{label} ({run.experiment})" if by_experiment else f"{label} #{place}"
         collection.notes.append(f"{label}: its runs have different settings and are shown as different variants")
-    collection.runs = [replace(run, label=renamed.get(id(run), run.label)) for run in collection.runs]
+    collection.missing = [replace(cell, label=_missing_name(cell, collection.runs, names)) for cell in collection.missing]
+    collection.runs = [replace(run, label=names.get(id(run), run.label)) for run in collection.runs]
+
+
+def _algo(config: dict[str, Any]) -> str:
+    return json.dumps(config.get("algo"), sort_keys=True, default=str)
+
+
+def _settings(run: Run) -> str:
+    """What makes seeds of one label and environment those of one variant. An automatic warm-up depends on the budget."""
+    env = {key: value for key, value in run.config["env"].items() if key != "id"}
+    return json.dumps([_algo(run.config), env, run.rule, run.config.get("warmup")], sort_keys=True, default=str)
+
+
+def _missing_name(cell: Missing, runs: list[Run], names: dict[int, str]) -> str:
+    """The variant of a cell without a run: that of runs with its settings, or else of those nearest to it."""
+    same = [run for run in runs if run.label == cell.label and id(run) in names]
+    if not same:
+        return cell.label
+
+    def distance(run: Run) -> tuple[bool, bool, bool]:
+        return _algo(run.config) != _algo(cell.config), run.experiment != cell.experiment, run.env != cell.env
+
+    return names[id(min(same, key=distance))]
+
+
+def cautions(collection: Collection, rows: list[dict[str, Any]]) -> list[str]:
+    """What averages over these runs do not show: unlike budgets, intervals and settings, and finished runs left out."""
+    texts = [
+        f"**{row['env']}**: {row['label']} seed {row['seed']} is left out: {row['left_out']}."
+        for row in rows
+        if row["state"] == "done" and not row["scored"]
+    ]
+    for env in collection.envs:
+        runs = [run for run in collection.runs if run.env == env and run.state == "done"]
+        if len(steps := sorted({run.steps for run in runs})) > 1:
+            texts.append(
+                f"**{env}**: runs of {listing([large(s) for s in steps])} frames are compared at {large(steps[0])}."
+            )
+        if len(every := sorted({run.config.get("eval_every") or 0 for run in runs})) > 1:
+            texts.append(
+                f"**{env}**: evaluated every {listing([large(e) for e in every])} frames, so “best” is picked from more "
+                "evaluations of some than of others."
+            )
+    for label in collection.labels:
+        settings = {run.env: run.config.get("algo") or {} for run in collection.runs if run.label == label}
+        keys = sorted({key for algo in settings.values() for key in algo} - {"name", "tuned"})
+        differ = [key for key in keys if len({json.dumps(algo.get(key)) for algo in settings.values()}) > 1]
+        if differ:
+            texts.append(
+                f"**{label}** has other settings on some environments than on others ({', '.join(differ)}): its aggregates "
+                "are of no single configuration."
+            )
+    return texts
 
 
 def _refuse_twice(runs: list[Run]) -> None:

@@ -28,7 +28,7 @@ from reports.figures import (
 )  # fmt: skip
 from reports.html import Figure
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Run
-from reports.summary import Row, scores
+from reports.summary import Row, scores, share_of_tasks
 
 REFERENCES = Path(__file__).parent / "reference" / "sac_dmc.csv"
 SOURCES = {
@@ -165,9 +165,10 @@ def overview(collection: Collection, look: dict[str, Look]) -> Figure:
 
 def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
     names = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap (less is better)"}
-    have = [label for label in look if "final" in summary["aggregates"]["labels"].get(label, {})]
+    labels = summary["aggregates"]["labels"]
+    have = [label for label in look if "final" in labels.get(label, {})]
     panels = [
-        (title, [Bar(label, summary["aggregates"]["labels"][label]["final"][name], label) for label in have])
+        (title, [Bar(_named(summary, label, "\n"), labels[label]["final"][name], label) for label in have])
         for name, title in names.items()
     ]
     tasks = len(summary["aggregates"]["envs"])
@@ -178,7 +179,14 @@ def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
         "interval; broken bar: unreliable."
     )
     caption = f"Normalised final score, {tasks} task{'s' if tasks != 1 else ''} (0: random policy, 1: top of the range)"
-    return draw("aggregates", caption, f"{caption} of {', '.join(have)}", lambda: intervals(panels, look), how=how)
+    alt = f"{caption} of {', '.join(_named(summary, label) for label in have)}"
+    return draw("aggregates", caption, alt, lambda: intervals(panels, look), how=how)
+
+
+def _named(summary: Row, label: str, between: str = " ") -> str:
+    """The label as a figure over several tasks shows it: marked where it lacks some of them."""
+    share = share_of_tasks(summary, label)
+    return f"{label}{between}({share})" if share else label
 
 
 def profiles(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Figure:
@@ -198,27 +206,29 @@ def profiles(collection: Collection, rows: list[Row], summary: Row, look: dict[s
         "better throughout."
     )
     if len(summary["aggregates"]["envs"]) > 1:
-        panels.append(_efficiency(collection, summary, look))
+        panels.append(_efficiency(collection, rows, summary, look))
         how += (
             " Right: the IQM over tasks and seeds during training, tasks aligned by the share of their frames. "
             "Shades: 95 % intervals."
         )
-    alt = f"Performance profiles of {', '.join(line.label for line in drawn)}"
+    names = {line.label: _named(summary, line.label) for line in drawn}
+    alt = f"Performance profiles of {', '.join(names.values())}"
     caption = "Performance profiles" + (" and sample efficiency" if len(panels) > 1 else "")
-    return draw("profiles", caption, alt, lambda: lines(panels, look, columns=2), how=how)
+    return draw("profiles", caption, alt, lambda: lines(panels, look, columns=2, names=names), how=how)
 
 
-def _efficiency(collection: Collection, summary: Row, look: dict[str, Look]) -> Panel:
+def _efficiency(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Panel:
     share = np.linspace(0, 1, 41)
     budgets = {cell["env"]: cell["budget"] for cell in summary["cells"] if cell["budget"]}
+    scored = {(row["env"], row["label"], row["seed"]) for row in rows if row["scored"]}
     drawn = []
     for label in look:
         curves = []
         for env in summary["aggregates"]["envs"]:
-            runs = [run for run in collection.runs if (run.env, run.label, run.state) == (env, label, "done")]
-            runs = [run for run in runs if len(run.evals) and np.isfinite(run.evals.value).all()]
+            runs = [run for run in collection.runs if (run.env, run.label) == (env, label)]
+            runs = [run for run in runs if (env, label, run.seed) in scored]
             if runs:
-                values = [np.interp(share * budgets[env], run.evals.step, run.evals.value) for run in runs]
+                values = [np.interp(share * run.whole(budgets[env]), run.evals.step, run.evals.value) for run in runs]
                 curves.append(runs[0].score.normalise(np.array(values)))
         if curves:
             value, low, high = stats.iqm_curve(curves)

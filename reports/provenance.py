@@ -124,7 +124,7 @@ def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
             default, value = pair if isinstance(pair, list) and len(pair) == 2 else (None, pair)
             found[run.label, str(key), _value(default), _value(value)].add(run.env)
     if not found:
-        return Text("Every algorithm ran with the benchmark's defaults.")
+        return Text("Every algorithm has the benchmark's default settings of its own.")
     order = {label: i for i, label in enumerate(look)}
     rows = [
         [label_cell(label, look), key, default, value, "all" if envs == where[label] else ", ".join(sorted(envs))]
@@ -135,7 +135,7 @@ def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
     return Table(
         ["algorithm", "setting", "benchmark default", "here", "environments"],
         rows,
-        "What differs from the benchmark's defaults",
+        "Settings of the algorithms that differ from the benchmark's defaults",
         note,
     )
 
@@ -166,7 +166,7 @@ def _tuning(collection: Collection, look: dict[str, Look]) -> Table | Text:
 def _versions(collection: Collection) -> Table:
     """One row for each different session set-up, with how many runs it holds for."""
     letters = condition_names(collection.runs)
-    same: dict[tuple, list[str]] = defaultdict(list)
+    same: dict[tuple, list[float | None]] = defaultdict(list)
     for run in collection.runs:
         for session in run.sessions:
             packages = session.get("packages") or {}
@@ -179,10 +179,11 @@ def _versions(collection: Collection) -> Table:
                 str(session.get("platform", "?")),
                 text,
             )
-            same[key].append(f"{session['load']:.1f}" if isinstance(session.get("load"), int | float) else "?")
+            same[key].append(session["load"] if isinstance(session.get("load"), int | float) else None)
     rows = []
     for (letter, git, python, platform, packages), loads in sorted(same.items()):
-        low, high = min(loads), max(loads)
+        known = [load for load in loads if load is not None]
+        low, high = (f"{end(known):.1f}" if known else "?" for end in (min, max))
         rows.append(
             [
                 letter,

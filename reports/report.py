@@ -14,13 +14,13 @@ from reports.words import listing, plural
 
 
 def write_report(
-    run_dirs: list[Path], out: Path, *, allow_mixed: bool, allow_partial: bool, timing: Path | None, title: str | None
+    run_dirs: list[Path], out: Path, *, allow_mixed: bool, allow_partial: bool, title: str | None
 ) -> Path:
     """See reports.write."""
     collection = merge(read(run_dirs), allow_mixed=allow_mixed)
     rows = summary.per_seed(collection)
     numbers = summary.summarise(collection, rows, allow_partial=allow_partial)
-    timings = _timings([timing] if timing else collection.timing, collection)
+    timings = _timings(collection)
     names = [experiment["name"] for experiment in collection.experiments]
     numbers |= {"experiments": names, "timing": timings, "notes": collection.notes}
     look = looks(numbers["labels"])
@@ -86,14 +86,12 @@ def _subtitle(numbers: Row) -> str:
     return f"{' × '.join(counted[:2])}, {counted[2]}{state}{frames}{names}"
 
 
-def _timings(paths: list[Path], collection: Collection) -> list[Row]:
-    """The results of timing files, each with its machine in words; unreadable files are noted."""
+def _timings(collection: Collection) -> list[Row]:
+    """The results of the experiments' timing files, each with its machine in words; unreadable files are noted."""
     rows: list[Row] = []
-    for path in paths:
+    for path in collection.timing:
         notes: list[str] = []
         content = read_json(path, notes)
-        if not content and not notes:
-            notes.append(f"{path.name} does not exist")
         collection.notes += [f"timing: {note}" for note in notes]
         machine = content.get("machine") or {}
         words = ", ".join(str(machine[key]) for key in ("cpu", "device") if machine.get(key))

@@ -11,6 +11,7 @@ from reports import plots, stats
 from reports.figures import Look
 from reports.html import Cell, Details, Section, Table, Text
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection
+from reports.merge import cautions
 from reports.summary import THRESHOLDS, Row, condition_names, reach_key
 from reports.words import NOTHING, estimate, large, listing, number, plural
 
@@ -80,7 +81,7 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
     left = [f"{env} ({reason})" for env, reason in summary["aggregates"]["left_out"].items()]
     if left:
         blocks.append(Text(f"Left out of the aggregates: {'; '.join(left)}.", "notice"))
-    blocks += [Text(text, "notice") for text in _budgets(collection)]
+    blocks += [Text(text, "notice") for text in cautions(collection, rows)]
     if envs:
         blocks += [plots.aggregates(summary, look), _aggregate_table(summary, look)]
         blocks.append(plots.profiles(collection, rows, summary, look))
@@ -93,18 +94,6 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
     blocks += _pair_tables(summary)
     blocks.append(_method())
     return Section("aggregates", "Aggregates", blocks)
-
-
-def _budgets(collection: Collection) -> list[str]:
-    """Environments whose finished runs were given different numbers of frames."""
-    texts = []
-    for env in collection.envs:
-        steps = sorted({run.steps for run in collection.runs if run.env == env and run.state == "done"})
-        if len(steps) > 1:
-            texts.append(
-                f"**{env}**: runs of {listing([large(s) for s in steps])} frames are compared at {large(steps[0])}."
-            )
-    return texts
 
 
 def _aggregate_table(summary: Row, look: dict[str, Look]) -> Table:
@@ -230,8 +219,8 @@ def _pair_table(pairs: list[Row], caption: str) -> Table:
     note = (
         "Positive differences favour the first. “Better” needs both 95 % intervals to agree; pairs are not corrected "
         "for their number. "
-        "Seeds to separate: per algorithm and task, for a significant difference with 80 % power if today's means and "
-        "spreads are the true ones."
+        "Seeds to separate: per algorithm and task, for each interval to leave out “no difference” with 80 % power if "
+        "today's means, spreads and P(improvement) are the true ones; on one task never fewer than 4."
     )
     return Table(columns, grouped(rows), caption, note)
 

@@ -244,6 +244,32 @@ def seeds_to_separate(
     return int(n[reached.argmax()]) if reached.any() else None
 
 
+def seeds_to_improve(
+    x: Scores, y: Scores, *, power: float = 0.8, level: float = LEVEL, most: int = 1000
+) -> int | None:
+    """Seeds per algorithm and task at which the interval of `improvement` would leave out 1/2 with probability about `power`,
+
+    if the probability of improvement seen now were the true one: it has to lie further from 1/2 than the interval reaches
+    and the spread of its own estimate together. Never fewer than 4 on a single task, where no result of 3 seeds suffices.
+    None: below MIN_SEEDS, above `most`, or where means and wins favour different sides.
+    """
+    pairs = list(zip(_check(x), _check(y), strict=True))
+    wins = improvement(x, y, level=level)
+    gap = np.mean([a.mean() - b.mean() for a, b in pairs])
+    if wins.low is None or gap * (wins.value - 0.5) <= 0:
+        return None
+    n, tasks = np.arange(2, most + 1), len(pairs)
+
+    def spread(theta: float) -> np.ndarray:
+        """Standard deviation of the estimate, as `improvement` has it, with n seeds everywhere."""
+        inside = (1 - theta) / (2 - theta) + theta / (1 + theta)
+        return np.sqrt(theta * (1 - theta) * tasks * (1 + (n - 1) * inside)) / (n * tasks)
+
+    critical = special.ndtri((1 + level) / 2) * np.sqrt(2 * n / (2 * n - 1))
+    reached = abs(wins.value - 0.5) >= critical * spread(0.5) + special.ndtri(power) * spread(wins.value)
+    return int(n[reached.argmax()]) if reached.any() else None
+
+
 def seeds_to_exceed(
     values: np.ndarray, threshold: float, *, power: float = 0.8, level: float = LEVEL, most: int = 1000
 ) -> int | None:

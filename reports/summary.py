@@ -26,9 +26,11 @@ def reach_key(threshold: float) -> str:
 
 def per_seed(collection: Collection) -> list[Row]:
     """One row for each run and each missing cell. None: does not apply or is not known; inf: never reached."""
-    budgets = _budgets(collection.runs)
+    budgets, tolerances = _budgets(collection.runs)
     conditions = condition_names(collection.runs)
-    rows = [_row(run, budgets.get(run.env, 0), conditions[run.conditions]) for run in collection.runs]
+    rows = [
+        _row(run, budgets.get(run.env, 0), tolerances.get(run.env, 0), conditions[run.conditions]) for run in collection.runs
+    ]
     _equal_time(rows, collection.runs)
     rows += [_missing_row(cell) for cell in collection.missing]
     keys = list(dict.fromkeys(key for row in rows for key in row))
@@ -47,13 +49,17 @@ def _letters(number: int) -> str:
     return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
-def _budgets(runs: list[Run]) -> dict[str, int]:
-    """Frames at which an environment's runs are compared: what its shortest finished run was given."""
-    finished: dict[str, int] = {}
-    for run in runs:
-        if run.state == "done":
-            finished[run.env] = min(run.steps, finished.get(run.env, run.steps))
-    return finished
+def _budgets(runs: list[Run]) -> tuple[dict[str, int], dict[str, int]]:
+    """Frames at which an environment's runs are compared, those of its shortest finished run, and by how many frames an
+    evaluation may come before them: less than the interval of that run (the longest one's, if several are as short)."""
+    finished = [run for run in runs if run.state == "done"]
+    budgets = {run.env: min(other.steps for other in finished if other.env == run.env) for run in finished}
+    tolerances: dict[str, int] = {}
+    for run in finished:
+        if run.steps == budgets[run.env]:
+            every = min(int(run.config.get("eval_every") or run.steps), run.steps)
+            tolerances[run.env] = max(every, tolerances.get(run.env, 0))
+    return budgets, tolerances
 
 
 def _missing_row(cell: Missing) -> Row:
@@ -61,7 +67,7 @@ def _missing_row(cell: Missing) -> Row:
     return {**same, "state": "missing", "scored": False, "left_out": cell.reason}
 
 
-def _row(run: Run, budget: int, condition: str) -> Row:
+def _row(run: Run, budget: int, tolerance: int, condition: str) -> Row:
     row: Row = {
         "experiment": run.experiment,
         "env": run.env,
@@ -82,17 +88,21 @@ def _row(run: Run, budget: int, condition: str) -> Row:
         "high": run.score.high,
     }
     if run.state == "done":
-        row |= _scores(run, budget)
-        row |= {f"final: {name}": _last(curve, budget) for name, curve in run.others.items()}
+        row |= _scores(run, budget, tolerance)
+        row |= {f"final: {name}": _last(curve, run.whole(budget)) for name, curve in run.others.items()}
     return row | _clock_columns(run) | {"condition": condition}
 
 
-def _scores(run: Run, budget: int) -> Row:
+def _scores(run: Run, budget: int, tolerance: int) -> Row:
     """Final (the last evaluation within the budget), best (of all evaluations) and AUC (mean height of the curve)."""
+    budget = run.whole(budget)
     within = run.evals.step <= budget
     step, value = run.evals.step[within], run.evals.value[within]
     if not len(value) or not np.isfinite(value).all():
         return {"left_out": "no evaluation" if not len(value) else "an evaluation is not finite"}
+    if budget - step[-1] >= tolerance:
+        last = f"the last before it is at {step[-1]:.0f}"
+        return {"left_out": f"no evaluation near frame {budget}, where runs are compared: {last}"}
     raw = {
         "final": float(value[-1]),
         "best": float(value.max() if run.score.maximise else value.min()),
@@ -252,7 +262,8 @@ def _aggregated_envs(collection: Collection, rows: list[Row], allow_partial: boo
             ranged = any(row["env"] == env and row["scored"] for row in rows)
             left_out[env] = "its score has no range to normalise by" if ranged else "no finished run"
         elif lacking and not allow_partial:
-            left_out[env] = f"no finished run of {', '.join(lacking)}"
+            ended = any(row["env"] == env and row["label"] in lacking and row["state"] == "done" for row in rows)
+            left_out[env] = f"no {'scored' if ended else 'finished'} run of {', '.join(lacking)}"
         else:
             chosen.append(env)
     return chosen, left_out
@@ -274,6 +285,12 @@ def _aggregate(label: str, envs: list[str], rows: list[Row]) -> Row:
     return result
 
 
+def share_of_tasks(summary: Row, label: str) -> str:
+    """'1 of 2 tasks' where a label's aggregates are over fewer tasks than others', '' where they are over all of them."""
+    total, found = len(summary["aggregates"]["envs"]), summary["aggregates"]["labels"].get(label, {}).get("tasks", 0)
+    return f"{found} of {total} tasks" if found < total else ""
+
+
 def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> list[Row]:
     """Every pair of labels on one environment (raw scores, better is positive) or over several (normalised)."""
     several = len(envs) > 1
@@ -287,7 +304,8 @@ def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> 
         pair: Row = {"env": None if several else envs[0], "x": x, "y": y, "comparable": not mixed}
         if not mixed:
             gap, wins = stats.difference(a, b), stats.improvement(a, b)
-            needed = stats.seeds_to_separate(a, b)
+            both = stats.seeds_to_separate(a, b), stats.seeds_to_improve(a, b)
+            needed = None if None in both else max(both)
             pair |= {
                 "difference": estimate(gap),
                 "improvement": estimate(wins),

@@ -164,9 +164,34 @@ def _cautions(content: Record, gains: dict[str, Row | None]) -> list[str]:
             found.append(f"{label}: {plural(study['budget']['fail'], 'trial')} failed; the table of trials says why.")
         if gains[label] and gains[label]["left_out"]:
             found.append(f"{label}: not confirmed on {listing(gains[label]['left_out'])}, where runs are missing.")
-    if len({(study["asked"], study["definition"]["sampler"]) for study in content["studies"].values()}) > 1:
-        found.append("The algorithms had different budgets or samplers; their tuned scores are no equal comparison.")
+    if unlike := _unlike(list(content["studies"].values())):
+        found.append(f"The algorithms had different {listing(unlike)}; their tuned scores are no equal comparison.")
     return found
+
+
+def _unlike(studies: list[Record]) -> list[str]:
+    """In what the searches of a report differ beside algorithm and search space."""
+
+    def runs(study: Record, *prefixes: str) -> dict[str, Any]:
+        own = ("env.num_envs", "env.bounded")  # copies and the kind of action are the agent's own
+        return {
+            env: {key: value for key, value in settings.items() if key.startswith(prefixes) and key not in own}
+            for env, settings in study["definition"]["runs"].items()
+        }
+
+    looks_at = {
+        "numbers of trials": lambda study: study["asked"],
+        "samplers": lambda study: study["definition"]["sampler"],
+        "pruners": lambda study: study["definition"]["pruner"],
+        "tuning seeds": lambda study: study["definition"]["tuning seeds"],
+        "tasks": lambda study: sorted(study["definition"]["runs"]),
+        "frames": lambda study: runs(study, "steps"),
+        "evaluations or environment settings": lambda study: runs(study, "eval", "env."),
+    }
+    texts = {what: {json.dumps(value(study), sort_keys=True) for study in studies} for what, value in looks_at.items()}
+    if len(texts["tasks"]) > 1:  # then these differ with them
+        del texts["frames"], texts["evaluations or environment settings"]
+    return [what for what, found in texts.items() if len(found) > 1]
 
 
 def _gain_figure(gains: dict[str, Row], look: dict[str, Look]) -> Figure:

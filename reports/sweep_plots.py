@@ -34,7 +34,7 @@ def history(studies: dict[str, Record], look: dict[str, Look]) -> Figure:
         figure, axes = sheet(len(studies), columns=2, width=WIDTH, height=2.8)
         for axis, (label, study) in zip(axes, studies.items(), strict=True):
             _history(axis, label, study, look[label].color)
-        legend(figure, [], look, [*_handles(), _line_handle("best so far")])
+        legend(figure, {}, look, [*_handles(), _line_handle("best so far")])
         return figure
 
     alt = "; ".join(f"{label}: {len(of_state(s, 'complete', 'pruned', 'fail'))} trials" for label, s in studies.items())
@@ -121,7 +121,7 @@ def curves(label: str, study: Record, look: dict[str, Look]) -> Figure | None:
             axis.plot(steps, values, color=color, lw=2.2 if best else 0.9, alpha=1 if best else 0.6, zorder=4 if best else 2)
             axis.plot(steps[-1:], values[-1:], marker="v" if pruned else "o", ms=4, color=color, zorder=4 if best else 2)
         _limit(axis, [value for trial in trials for _, value in trial["curve"]])
-        legend(figure, [], look, [_handles()[0], _handles()[1]])
+        legend(figure, {}, look, [_handles()[0], _handles()[1]])
         return figure
 
     return draw(
@@ -153,7 +153,7 @@ def slices(label: str, study: Record, look: dict[str, Look]) -> Figure:
             axis.set_xticks(ticks, names)
             axis.set_xlim(-0.05, 1.05)
         axes[0].set_ylabel("normalised score")
-        legend(figure, [], look, [*_handles()[:2], _star_handle(), _default_handle()])
+        legend(figure, {}, look, [*_handles()[:2], _star_handle(), _default_handle()])
         return figure
 
     names = ", ".join(space)

@@ -19,7 +19,7 @@ from algos.tabular import (
 )
 from bench.reproduce import Context, Study
 from reports.figures import Panel, draw, lines, looks
-from reports.html import INK, Figure, Section, Table, Text
+from reports.html import INK, WHITE, Figure, Section, Table, Text
 from reports.reproduction import Claim, Findings, decided, heatmaps, line
 from reports.words import number
 
@@ -146,10 +146,10 @@ def maps(mdp: MDP, budget: Budget, policies: dict) -> Figure:
         mean = (drawn[i] @ MOVES).reshape(SIZE, SIZE, 2)
         mean[tuple(np.array([GOAL, TRAP]).T)] = 0
         rows, columns = np.mgrid[:SIZE, :SIZE]
-        axis.quiver(columns, rows, mean[..., 1], -mean[..., 0], color="white", scale=9, width=0.012, pivot="middle")
+        axis.quiver(columns, rows, mean[..., 1], -mean[..., 0], color=WHITE, scale=9, width=0.012, pivot="middle")
         for text, (row, column) in (("G", GOAL), ("T", TRAP)):
             axis.text(column, row, text, ha="center", va="center", color=INK, fontsize=9, weight="bold",
-                      bbox={"facecolor": "white", "boxstyle": "circle,pad=0.15", "lw": 0})  # fmt: skip
+                      bbox={"facecolor": WHITE, "boxstyle": "circle,pad=0.15", "lw": 0})  # fmt: skip
 
     return draw(
         "gridworld-maps", "Value and mean move under tabular Q-score matching",

@@ -23,7 +23,7 @@ IDLE = 1.0  # seconds between two looks for trials that were lost
 
 def sweep(args: Any) -> int:
     """Exit code: 0 the sweep is complete, 1 a study has no finished trial or a confirmation failed, 3 it is not complete."""
-    from bench.cli import user_error
+    from bench.cli import say_report, user_error
 
     limit_threads(1)
     asked = user_error(plan, args)
@@ -53,7 +53,7 @@ def sweep(args: Any) -> int:
     snapshot(asked, studies)
     from reports import sweep as report
 
-    print(f"report: {report.write(asked.path)}")
+    say_report(lambda: report.write(asked.path))
     return code
 
 

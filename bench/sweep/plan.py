@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from bench.grid import (
     Variant,
     available_keys,
     cell_command,
-    default_name,
     parse_envs,
     parse_variants,
     refuse_unbounded,
@@ -141,9 +141,20 @@ def plan(args: Any) -> Plan:
     if len({s.trials for s in studies}) > 1:
         sizes = ", ".join(f"{s.label} {s.trials}" for s in studies)
         raise UsageError(f"--sampler grid: the grids differ in size ({sizes}), which is no equal budget; sweep them apart")
-    name = check_name(args.name or f"sweep-{default_name(args.preset, studies[0].base()[0])}")
+    name = check_name(args.name or default_name(args.preset, studies[0].base()))
     engine = carrier(args, [config for study in studies for config in study.base()])
     return Plan(args.root / name, studies, args.preset, args.confirm, args.storage, engine)
+
+
+def default_name(preset: str, configs: list[RunConfig]) -> str:
+    """The preset and a short hash of what makes trials of different algorithms comparable: the environments with their
+    settings, steps, and the identity settings other than algorithm and seed. configs: one for each environment."""
+    own = ("label", "seed", "env.num_envs", "env.bounded")  # copies and the kind of action are the agent's own
+    kept = [
+        {k: v for k, v in (identity(c) | {"steps": c.steps}).items() if not k.startswith("algo.") and k not in own}
+        for c in sorted(configs, key=lambda c: c.env["id"])
+    ]
+    return f"sweep-{preset}-{hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:6]}"
 
 
 def check_numbers(args: Any) -> None:

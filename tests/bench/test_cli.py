@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
+import reports
+from bench.config import from_plain
 from bench.rundir import RunDir
 
 GRID = ("run", "--no-report", "--algos", "sac", "--envs", "toy/interior", "--seeds", "1")
@@ -176,6 +179,38 @@ def test_a_directory_with_other_settings_is_refused_and_kept(command, tmp_path, 
     for key in ("warmup: 96 there, 300 asked for", "eval.candidates: 1 there, 4 asked for", "algo.batch_size: 16 there, 256"):
         assert key in done.err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_cells_that_no_report_would_compare_are_refused_before_they_run(command, tmp_path, small, train, monkeypatch):
+    directory = tmp_path / "runs" / "old" / "toy_interior" / "mine" / "seed_0"
+    train(small("sac", "steps=100", "warmup=96", env="toy/interior"), directory)
+    cell = {"env": "toy/interior", "label": "mine", "seed": 0, "dir": "toy_interior/mine/seed_0"}
+    config = yaml.safe_load((directory / "config.yaml").read_text())
+    listing = tmp_path / "runs" / "old" / "experiment.json"
+    listing.write_text(json.dumps({"name": "old", "cells": [cell | {"config": config}]}))
+    monkeypatch.setattr("bench.cli.carry", lambda engine, experiment, todo: dict.fromkeys(todo, "stopped"))
+    done = command(*GRID, "--name", "old", "env.action_repeat=3")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    for key in ("env.action_repeat: 1 there, 3 asked for", "eval.episodes: 2 there, 5 asked for", "toy_interior/mine/seed_0"):
+        assert key in done.err
+    assert len(json.loads(listing.read_text())["cells"]) == 1
+    assert command(*GRID, "--name", "old", "eval.episodes=2").code == 3  # other settings of the agent are what one compares
+    assert command(*GRID, "--name", "old", "--envs", "toy/corner").code == 3
+
+
+def test_a_report_that_cannot_be_written_is_one_line_and_keeps_the_code(command, tmp_path, monkeypatch):
+    def carry(engine, experiment, todo):
+        directory = experiment.run_dir(experiment.cells()[0])
+        directory.write_config(from_plain(experiment.cells()[0]["config"]), [], {}, {})
+        return dict.fromkeys(todo, "failed")
+
+    def refuse(*_, **__):
+        raise reports.ReportError("these cannot be compared")
+
+    monkeypatch.setattr("bench.cli.carry", carry)
+    monkeypatch.setattr("reports.write", refuse)
+    done = command("run", *GRID[2:])
+    assert (done.code, done.err) == (1, "no report: these cannot be compared\n")
 
 
 def test_steps_can_be_raised_but_not_lowered_nor_without_the_replay(small, train, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 
 import pytest
 import yaml
@@ -96,6 +97,17 @@ def test_a_grid_is_every_combination_and_each_cell_has_its_own_command():
     again, _ = plan("quick", "hot=qsm(m_q=120)", "toy/interior", "0-0", ["steps=6000", "algo.T=3"])
     assert again[0].config == hot.config
     assert "--algos 'hot=qsm(m_q=120)' --envs toy/interior --seeds 0-0 steps=6000 algo.T=3" in hot.command
+
+
+def test_a_cell_is_made_again_by_its_command_where_others_have_more_keys():
+    settings = ["algo.m_q=7", "algo.tau=0.5", "env.curvature=2.0", "eval.episodes=3"]
+    cells, _ = plan("quick", "qsm,sac", "toy/interior,dmc/walker-walk", "1", settings)
+    for cell in cells:
+        words = shlex.split(cell.command)
+        given = dict(zip(words[4:12:2], words[5:12:2], strict=True))
+        again, _ = plan(given["--preset"], given["--algos"], given["--envs"], given["--seeds"], words[12:])
+        assert [c.config for c in again] == [cell.config]
+    assert cells[-1].command.endswith("--algos sac --envs dmc/walker-walk --seeds 0-0 algo.tau=0.5 eval.episodes=3")
 
 
 def test_presets_set_an_environment_and_the_command_line_wins():

@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bench import run, worker
@@ -42,8 +43,11 @@ def test_a_stop_within_an_evaluation_loses_nothing(small, train, results, tmp_pa
     counters = load_tensors(tmp_path / "stopped" / "checkpoint.pt")["counters"]
     assert (counters["env_step"], counters["eval_due"]) == (at, True)
     assert f'"env_step": {at},' not in (tmp_path / "stopped" / "evals.jsonl").read_text()
-    assert train(config, tmp_path / "stopped") == "done"
+    # killed right after the evaluation was made up for: it is due once more, and its probe stands there already
+    assert train(config, tmp_path / "stopped", kill_at=[at] if at < config.steps else []) == "done"
     assert results(tmp_path / "undisturbed") == results(tmp_path / "stopped")
+    with np.load(tmp_path / "stopped" / "probes.npz") as probes:
+        assert probes["env_step"].tolist() == [0, 80, 160]
 
 
 def test_an_evaluation_keeps_the_heart_beating(small, train, tmp_path, monkeypatch):

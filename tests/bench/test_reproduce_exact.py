@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from algos.diffusion import Chain
-from bench.reproduce import alignment, boltzmann
+from bench.reproduce import alignment, boltzmann, gridworld
 from bench.reproduce.boltzmann import CRITICS, Exact
+from reports import html
 
 
 @pytest.mark.parametrize("name", CRITICS)
@@ -108,3 +109,9 @@ def test_repeated_matching_converges_quadratically_and_never_loses():
     distance = [np.abs(p - optimum).max() for p in found]
     assert distance[-1] < 1e-10
     assert all(np.linalg.eigvalsh(a - b).min() > -1e-10 for a, b in itertools.pairwise(found))
+
+
+def test_arrows_and_names_on_a_map_stay_light_where_the_paper_turns_transparent():
+    mdp, budget = gridworld.grid(), gridworld.Budget(alphas=(1.0,))
+    figure = gridworld.maps(mdp, budget, {"Q-score matching": [gridworld.q_score_matching(mdp, 1.0)]})
+    assert html.themed(figure.svg).count(f"fill: {html.WHITE}") == gridworld.SIZE**2 + 2  # an arrow in each cell, G and T

@@ -15,6 +15,7 @@ import algos
 import bench
 from algos.agent import sample
 from bench import run
+from bench.evaluate import Probes
 from bench.rundir import RunDir, load_tensors
 
 
@@ -71,6 +72,13 @@ def test_the_other_files_say_what_they_are_for(written):
     assert (written / "DONE").exists()
     assert not (written / "replay").exists()
     assert RunDir(written).state() == "done"
+
+
+def test_the_last_probe_is_the_final_policy_s_however_few_are_kept(small, train, tmp_path, monkeypatch):
+    monkeypatch.setattr(Probes, "MOST", 2)
+    train(small("sac", "eval_every=40"), tmp_path)
+    with np.load(tmp_path / "probes.npz") as probes:
+        assert probes["env_step"].tolist() == [0, 120, 160]  # every third of five, and the last
 
 
 def test_automatic_intervals_are_recorded_as_such(small, train, tmp_path):

@@ -271,6 +271,32 @@ def test_another_sweep_under_the_same_name_is_refused_naming_the_difference(swee
     refused(sweep(PLANE, "--trials", "2", "--name", "plain"), "holds an experiment of `run`")
 
 
+def test_unlike_sweeps_have_names_of_their_own_and_like_ones_share_theirs(tmp_path, monkeypatch):
+    from bench.options import parser
+    from bench.sweep.plan import plan
+
+    monkeypatch.chdir(tmp_path)
+
+    def name(algo: str, envs: str, *settings: str) -> str:
+        args = parser().parse_args(["sweep", "--algos", algo, "--envs", envs, "--trials", "1"])
+        args.overrides = ["warmup=600", *settings]
+        return plan(args).path.name
+
+    one, two = "toy/interior", "toy/corner"
+    like = {name("sac", f"{one},{two}"), name("qsm", f"{one},{two}"), name("td3", f"{two},{one}", "algo.batch_size=32")}
+    unlike = [name("sac", one), name("sac", two), name("sac", one, "steps=9000"), name("sac", one, "env.action_repeat=2")]
+    assert len(like) == 1
+    assert len({*like, *unlike}) == 5
+
+
+def test_a_report_on_unlike_searches_says_in_what_they_differ(sweep):
+    assert sweep(PLANE, "--trials", "1").code == 0
+    words = ["--algos", "low=sweeping:Aim(shift=3)", "--trials", "1", "--seeds", "2", "--pruner", "median", "steps=16"]
+    assert sweep(PLANE, *words).code == 0
+    text = Path("runs/s/report/report.md").read_text()
+    assert "The algorithms had different pruners, tuning seeds and frames; their tuned" in text
+
+
 @pytest.mark.parametrize("agent", ["qsm", "dql", "pg", "sac", "td3"])
 def test_the_shipped_spaces_fit_their_algorithms_and_contain_the_defaults(agent):
     from bench.sweep.space import find

@@ -20,6 +20,8 @@ from scipy import stats as oracle
 import reports
 from reports import html, load, plots, stats, words
 from reports import summary as numbers
+from reports.figures import looks
+from reports.merge import merge
 
 Rows = list[dict[str, str]]
 
@@ -94,7 +96,9 @@ def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(study: Path) -> No
         assert pair["difference"]["value"] == pytest.approx(
             np.mean([a.mean() - b.mean() for a, b in zip(x, y, strict=True)])
         )
-        assert pair["seeds_needed"] == stats.seeds_to_separate(x, y)
+        needed = stats.seeds_to_separate(x, y), stats.seeds_to_improve(x, y)
+        assert pair["seeds_needed"] == (None if None in needed else max(needed))
+        assert pair["better"] or pair["seeds_needed"] is None or pair["seeds_more"] > 0
 
 
 def test_tables_show_the_summary(study: Path) -> None:
@@ -209,6 +213,16 @@ def test_a_winner_needs_both_intervals(tmp_path: Path, undrawn: None) -> None:
     assert "It is better than c. It is **not separated** from a (that would take about" in text
 
 
+def test_three_seeds_on_one_task_are_told_how_many_would_do(tmp_path: Path, undrawn: None) -> None:
+    for label, level in (("a", 100), ("b", 500)):
+        for seed in range(3):
+            returns = np.full((3, 1), level + seed)
+            synthetic.run(tmp_path / "far", "dmc/walker-walk", label, seed, returns=returns, evaluations=3)
+    _, text = write(tmp_path / "far")
+    assert "It is **not separated** from a (that would take about 4 seeds each)" in text
+    assert "| 4 (1 more) |" in text
+
+
 def test_better_needs_both_intervals() -> None:
     def estimate(low: float, high: float) -> stats.Estimate:
         return stats.Estimate((low + high) / 2, low, high, 5)
@@ -319,6 +333,10 @@ def test_no_runs(tmp_path: Path) -> None:
     assert issubclass(reports.ReportError, ValueError)
 
 
+def test_a_run_near_the_root_has_an_experiment_all_the_same() -> None:
+    assert [str(load._home(Path(path))) for path in ("/run", "/a/run", "/x/a/b/run")] == ["/", "/", "/x"]
+
+
 @pytest.mark.parametrize("state", ["failed", "running", "interrupted", "stopped"])
 def test_only_unfinished_runs(tmp_path: Path, undrawn: None, state: str) -> None:
     root = synthetic.experiment(tmp_path / "bad", seeds=1)
@@ -364,6 +382,56 @@ def test_one_label_with_two_settings_is_two_variants(tmp_path: Path, undrawn: No
     assert run.config["algo"]["lr"] == 1e-3  # a number, though YAML 1.1 reads a string
 
 
+def change(root: Path, old: str, new: str, within: str = "config.yaml") -> None:
+    for path in root.rglob(within):
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+
+def test_variants_are_numbered_alike_on_every_environment_and_take_their_missing_cells(tmp_path: Path, undrawn: None) -> None:
+    """One experiment with two settings under one label: on the second task the lower seeds have what was #2 on the first."""
+    root = synthetic.experiment(tmp_path / "one", labels=("qsm",), envs=ENVS, seeds=8, evaluations=3, metric_lines=2)
+    places = [(ENVS[0], seed) for seed in range(4, 8)] + [(ENVS[1], seed) for seed in range(4)]
+    second = [synthetic.run_dir(root, env, "qsm", seed) for env, seed in places]
+    for path in second:
+        change(path, '"lr": 0.0003', '"lr": 0.5')
+    listed = json.loads((root / "experiment.json").read_text())
+    for cell in listed["cells"]:
+        cell["config"] = {"algo": json.loads((root / cell["dir"] / "config.yaml").read_text())["algo"]}
+    synthetic.write_json(root / "experiment.json", listed)
+    synthetic.drop(second[0])
+    summary, _ = write(root)
+    assert summary["labels"] == ["qsm #1", "qsm #2"]
+    assert summary["aggregates"]["envs"] == list(ENVS)
+    assert [(cell["n"], cell["asked"]) for cell in summary["cells"]] == [(4, 4), (3, 4), (4, 4), (4, 4)]
+    lr = {run.label: run.config["algo"]["lr"] for run in merge(load.read([root])).runs}
+    assert lr == {"qsm #1": 0.0003, "qsm #2": 0.5}
+
+
+def test_seeds_of_unlike_warm_up_are_no_cell(tmp_path: Path, undrawn: None) -> None:
+    one = synthetic.experiment(tmp_path / "one", labels=("qsm",), seeds=2)
+    change(one / "dmc_cartpole-swingup" / "qsm" / "seed_1", '"warmup": 5000', '"warmup": 1000')
+    summary, _ = write(one)
+    assert summary["labels"] == ["qsm #1", "qsm #2"]
+
+
+def test_unlike_environments_and_unlike_settings_are_no_silent_average(tmp_path: Path, undrawn: None) -> None:
+    envs = ("dmc/walker-walk", "dmc/reacher-easy")
+    one = synthetic.experiment(tmp_path / "one", labels=("qsm",), envs=envs, seeds=3)
+    two = synthetic.experiment(tmp_path / "two", labels=("sac",), envs=envs, seeds=3)
+    for root, bounded in ((one, "false"), (two, "true")):  # what kind of action an agent takes is its own affair
+        change(root, '"num_envs": 1', f'"num_envs": 1, "bounded": {bounded}')
+    change(one / "dmc_walker-walk", '"lr": 0.0003', '"lr": 0.5')
+    _, text = write(one, two)
+    assert "**qsm** has other settings on some environments than on others (lr)" in text
+    assert "**sac** has other" not in text
+    change(one, '"bounded"', '"steps": 7, "bounded"')
+    write(one, two)  # a setting that only newer runs record
+    change(two, '"bounded"', '"steps": 50, "bounded"')
+    with pytest.raises(reports.ReportError, match=r"different env.steps cannot be compared: 50 \(two/sac.*7 \(one/qsm"):
+        write(one, two)
+
+
 def test_a_missing_cell_keeps_its_task_out_of_the_aggregates(tmp_path: Path, undrawn: None) -> None:
     envs = ("dmc/cartpole-swingup", "dmc/walker-walk", "dmc/reacher-easy")
     root = synthetic.experiment(tmp_path / "holes", labels=("qsm", "sac"), envs=envs, seeds=3)
@@ -372,9 +440,22 @@ def test_a_missing_cell_keeps_its_task_out_of_the_aggregates(tmp_path: Path, und
     summary, text = write(root)
     assert summary["aggregates"]["envs"] == [envs[0], envs[2]]
     assert f"{envs[1]} is left out of the aggregates: no finished run of sac" in text
-    summary, _ = write(root, allow_partial=True)
+    summary, text = write(root, allow_partial=True)
     assert summary["aggregates"]["envs"] == list(envs)
     assert summary["aggregates"]["labels"]["sac"]["tasks"] == 2
+    assert any(line.startswith("| sac | ") and "**2 of 3 tasks**" in line for line in text.splitlines())
+    assert "Over all tasks sac (2 of 3 tasks) cannot be ranked" in text
+
+
+def test_figures_mark_an_aggregate_over_fewer_tasks(tmp_path: Path) -> None:
+    envs = ("dmc/cartpole-swingup", "dmc/walker-walk")
+    root = synthetic.experiment(tmp_path / "holes", labels=("qsm", "sac"), envs=envs, seeds=1, evaluations=3)
+    synthetic.drop(synthetic.run_dir(root, envs[1], "sac", 0))
+    collection = load.read([root])
+    rows = numbers.per_seed(collection)
+    summary, look = numbers.summarise(collection, rows, allow_partial=True), looks(["qsm", "sac"])
+    assert plots.aggregates(summary, look).svg.count("<!-- (1 of 2 tasks) -->") == 1
+    assert "<!-- sac (1 of 2 tasks) -->" in plots.profiles(collection, rows, summary, look).svg
 
 
 def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> None:
@@ -389,6 +470,16 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
     assert "An update costs" not in text
     collection = load.read([tmp_path / "mixed"])
     assert "not drawn" in plots._time_panel(collection.runs, {}).message
+
+
+def test_loads_are_compared_as_numbers(tmp_path: Path, undrawn: None) -> None:
+    root = synthetic.experiment(tmp_path / "busy", labels=("qsm",), seeds=4)
+    for seed, average in enumerate(("9.5", "10.25", "100.0", "null")):
+        path = synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", seed)
+        change(path, '"load": 1.5', f'"load": {average}', "provenance.json")
+    _, text = write(root)
+    assert "| 4 sessions |" in text
+    assert "| 9.5 to 100.0 |" in text
 
 
 def test_damaged_files_never_raise(tmp_path: Path, undrawn: None) -> None:
@@ -431,3 +522,33 @@ def test_runs_are_compared_at_the_shortest_budget(tmp_path: Path, undrawn: None)
     rows = rows_of(tmp_path / "b")
     assert column(rows, "dmc/walker-walk", "long", "final") == pytest.approx(450)
     assert column(rows, "dmc/walker-walk", "short", "final") == pytest.approx(900)
+
+
+def test_training_that_ends_above_its_budget_is_scored_at_its_end(tmp_path: Path, undrawn: None) -> None:
+    """Decisions of 8 frames end 2500 frames of training at 2504, those of 3 at 2502."""
+    for label, repeat, end in (("eight", 8, 2504), ("three", 3, 2502)):
+        path = synthetic.run(tmp_path / "b", "dmc/walker-walk", label, 0, steps=2500, evaluations=3, repeat=repeat)
+        steps, values = (0, 1256, end), (0.0, 100.0, 500.0)
+        kept = [{"env_step": s, "update": 0, "returns": [v]} for s, v in zip(steps, values, strict=True)]
+        synthetic.write_lines(path / "evals.jsonl", kept)
+    write(tmp_path / "b", allow_mixed=True)
+    assert [float(row["final"]) for row in rows_of(tmp_path / "b")] == [500, 500]
+    collection = load.read([tmp_path / "b"])
+    rows = numbers.per_seed(collection)
+    panel = plots._efficiency(collection, rows, numbers.summarise(collection, rows), {"eight": None})
+    assert panel.series[0].mean[1][-1] == pytest.approx((500 - 25) / 975)
+
+
+def test_a_run_that_was_not_evaluated_near_the_budget_is_left_out_and_named(tmp_path: Path, undrawn: None) -> None:
+    rising = np.linspace(0, 900, 11)[:, None]
+    for seed in range(3):
+        synthetic.run(tmp_path / "b", "dmc/walker-walk", "long", seed, steps=400_000, evaluations=11, returns=rising)
+        synthetic.run(tmp_path / "b", "dmc/walker-walk", "once", seed, steps=20_000, evaluations=2, returns=rising[[0, 5]])
+        synthetic.run(tmp_path / "b", "dmc/walker-walk", "like", seed, steps=40_000, evaluations=11, returns=rising)
+    summary, text = write(tmp_path / "b")
+    cells = {cell["label"]: cell for cell in summary["cells"]}
+    assert (cells["long"]["n"], cells["long"]["final"]) == (0, None)
+    assert (cells["once"]["final"]["value"], cells["like"]["final"]["value"]) == (450, 450)
+    assert "3 finished runs could not be scored" in text
+    assert "no evaluation near frame 20000, where runs are compared: the last before it is at 0" in text
+    assert "no scored run of long" in text

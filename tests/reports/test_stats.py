@@ -75,11 +75,30 @@ def test_power_gives_the_textbook_sample_sizes(effect: float, seeds: int) -> Non
     assert stats.seeds_to_separate([x + effect] * 4, [x] * 4) <= -(-seeds // 4) + 1
 
 
+@pytest.mark.parametrize(("tasks", "seeds"), [(1, 4), (2, 3), (5, 2)])
+def test_no_fewer_seeds_than_an_interval_of_wins_needs(tasks: int, seeds: int) -> None:
+    low, high = np.arange(3.0), np.arange(3.0) + 10
+    assert stats.seeds_to_improve([high] * tasks, [low] * tasks) == seeds
+    few, enough = (stats.improvement([np.arange(n) + 10.0] * tasks, [np.arange(n) + 0.0] * tasks).low for n in (3, 4))
+    assert (few is None or few <= 0.5) == (tasks == 1)
+    assert enough > 0.5
+
+
+def test_power_of_wins_is_what_it_says() -> None:
+    x, y = np.array([0.0, 2, 4, 6, 8, 9]), np.array([1.0, 3, 5, 7, -1, -2])  # wins 26 of 36, as of normal scores 0.83 apart
+    n = stats.seeds_to_improve([x], [y])
+    generator, effect = np.random.default_rng(1), np.sqrt(2) * oracle.norm.ppf(stats.improvement([x], [y]).value)
+    found = [stats.improvement([generator.normal(size=n) + effect], [generator.normal(size=n)]).low > 0.5 for _ in range(400)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.06)  # standard error 0.02
+
+
 def test_power_where_there_is_no_answer() -> None:
     x = np.array([1.0, 2.0, 4.0])
     assert stats.seeds_to_separate([x], [x]) is None
     assert stats.seeds_to_separate([x[:2]], [x[:2] + 9]) is None  # two seeds do not tell the spread
     assert stats.seeds_to_separate([x * 0], [x * 0 + 1]) == 2
+    assert stats.seeds_to_improve([x], [x]) is stats.seeds_to_improve([x[:2]], [x[:2] + 9]) is None
+    assert stats.seeds_to_improve([np.array([0.0, 1, 2, 50])], [np.array([3.0, 4, 5, 6])]) is None  # means say the other side
 
 
 def test_profile_area_and_first_reach_by_hand() -> None:

@@ -1,0 +1,80 @@
+"""What a run's clock charges to its phases."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from bench import clock
+from bench.clock import CudaClock
+
+
+class Stream:
+    """A device that works through what is queued, beside a host that queues it; both in seconds."""
+
+    host = free = 0.0
+
+    def queue(self, seconds: float) -> None:
+        self.host += 0.125
+        self.free = max(self.free, self.host) + seconds
+
+    def wait(self) -> None:
+        self.host = max(self.host, self.free)
+
+
+@pytest.fixture
+def stream(monkeypatch):
+    stream = Stream()
+
+    class Event:
+        def __init__(self, enable_timing: bool):
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = max(stream.host, stream.free)
+
+        def synchronize(self) -> None:
+            stream.host = max(stream.host, self.at)
+
+        def elapsed_time(self, other: Event) -> float:
+            assert stream.host >= other.at, "read before the device got there"
+            return 1000 * (other.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    return stream
+
+
+@pytest.mark.parametrize("unread", [4096, 4])
+def test_on_cuda_a_phase_is_charged_for_its_kernels_and_not_for_their_launch(stream, monkeypatch, unread):
+    monkeypatch.setattr(clock, "UNREAD", unread)
+    measured = CudaClock({"critic": 1.0}, updates=7)
+    for _ in range(3):
+        stream.queue(2.0)
+        measured.lap("critic")
+        stream.queue(4.0)
+        measured.lap("actor")
+        stream.queue(0.5)
+        stream.wait()  # the action is needed on the host
+        measured.lap("act")
+        stream.host += 1.0
+        measured.lap("env")
+    # the critic's are queued to an idle device, the others while it is busy
+    assert measured.record()["wall"] == {"critic": 1.0 + 3 * 2.125, "actor": 12.0, "act": 1.5, "env": 3.0}
+    assert measured.record()["total"] == 1.0 + stream.host
+    assert CudaClock(**measured.state()).record()["wall"] == measured.record()["wall"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_real_device_too():
+    torch.cuda._sleep(1000)
+    measured, start = CudaClock(), time.perf_counter()
+    torch.cuda._sleep(200_000_000)  # cycles, about a tenth of a second
+    measured.lap("actor")
+    launched = time.perf_counter() - start
+    torch.zeros(1, device="cuda").cpu()
+    measured.lap("act")
+    wall = measured.record()["wall"]
+    assert wall["actor"] > 10 * launched
+    assert wall["actor"] > 10 * wall["act"]
