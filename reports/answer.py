@@ -235,7 +235,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
         "Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished "
         f"seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and "
         "the probability of improvement; the seeds that a separation would take, by both of them, assume that today's "
-        "means, spreads and probabilities are the true ones."
+        "means and spreads are the true ones."
     )
     return Table([*columns, "ms per update", "parameters"], rows, note=note)
 
