@@ -153,7 +153,8 @@ def _cautions(summary: Row) -> list[str]:
         parts.append(
             f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional."
         )
-    if partial := [label for label in summary["labels"] if share_of_tasks(summary, label)]:
+    several = len(summary["aggregates"]["envs"]) > 1
+    if several and (partial := [label for label in summary["labels"] if share_of_tasks(summary, label)]):
         shares = listing([f"{label} ({share_of_tasks(summary, label)})" for label in partial])
         parts.append(f"Over all tasks {shares} cannot be ranked: runs are missing.")
     for env, reason in summary["aggregates"]["left_out"].items():

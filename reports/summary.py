@@ -53,8 +53,10 @@ def _budgets(runs: list[Run]) -> tuple[dict[str, int], dict[str, int]]:
     """Frames at which an environment's runs are compared, those of its shortest finished run, and by how many frames an
     evaluation may come before them: less than the interval of that run (the longest one's, if several are as short)."""
     finished = [run for run in runs if run.state == "done"]
-    budgets = {run.env: min(other.steps for other in finished if other.env == run.env) for run in finished}
+    budgets: dict[str, int] = {}
     tolerances: dict[str, int] = {}
+    for run in finished:
+        budgets[run.env] = min(run.steps, budgets.get(run.env, run.steps))
     for run in finished:
         if run.steps == budgets[run.env]:
             every = min(int(run.config.get("eval_every") or run.steps), run.steps)

@@ -412,8 +412,9 @@ def test_variants_are_numbered_alike_on_every_environment_and_take_their_missing
 def test_seeds_of_unlike_warm_up_are_no_cell(tmp_path: Path, undrawn: None) -> None:
     one = synthetic.experiment(tmp_path / "one", labels=("qsm",), seeds=2)
     change(one / "dmc_cartpole-swingup" / "qsm" / "seed_1", '"warmup": 5000', '"warmup": 1000')
-    summary, _ = write(one)
+    summary, text = write(one)
     assert summary["labels"] == ["qsm #1", "qsm #2"]
+    assert "qsm: its runs differ in warmup and are shown as different variants" in text
 
 
 def test_unlike_environments_and_unlike_settings_are_no_silent_average(tmp_path: Path, undrawn: None) -> None:
