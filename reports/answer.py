@@ -43,11 +43,13 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
 def _lead(summary: Row) -> str:
     """The paragraph: the widest scope's verdict, how far it can be trusted, and the cost."""
     scored = [cell for cell in summary["cells"] if cell["n"]]
+    finished = "scored" if any(cell["states"].get("done", 0) > cell["n"] for cell in summary["cells"]) else "finished"
     if not scored:
-        return f"No run has finished ({_states(summary['states'])}), so there is nothing to compare yet."
+        what = finished.replace("scored", "been scored")
+        return f"No run has {what} ({_states(summary['states'])}), so there is nothing to compare yet."
     if len({cell["label"] for cell in scored}) == 1:
         return (
-            f"Only one algorithm has finished runs, **{scored[0]['label']}**, so there is nothing to compare it with."
+            f"Only one algorithm has {finished} runs, **{scored[0]['label']}**, so there is nothing to compare it with."
         )
     envs = _scored_envs(summary)
     scope = None if len(summary["aggregates"]["envs"]) > 1 else envs[0]
@@ -250,7 +252,7 @@ def _iqm(summary: Row, label: str) -> Cell:
 
 def _score(cell: Row | None, *, strong: bool) -> Cell:
     if not cell or not cell["n"]:
-        return Cell("missing" if cell else NOTHING)
+        return Cell(("not scored" if cell["states"].get("done") else "missing") if cell else NOTHING)
     seeds = f"n = {cell['n']}" if cell["n"] == cell["asked"] else f"n = {cell['n']} of {cell['asked']}"
     return Cell(number(cell["final"]["value"]), f"{interval(cell['final'])} {seeds}".strip(), strong=strong)
 

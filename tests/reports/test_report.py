@@ -554,3 +554,4 @@ def test_a_run_that_was_not_evaluated_near_the_budget_is_left_out_and_named(tmp_
     assert "3 finished runs could not be scored" in text
     assert "no evaluation near frame 20000, where runs are compared: the last before it is at 0" in text
     assert "no scored run of long" in text
+    assert "| long | not scored |" in text
