@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", type=Path, help="experiment directories")
     report.epilog = coverage_help()
     report.add_argument("--out", type=Path, help="where to (default: report/ in the first directory)")
-    report.add_argument("--allow-mixed", action="store_true", help="merge runs with different evaluation rules, marked")
+    report.add_argument("--allow-mixed", action="store_true", help="merge runs evaluated or set up differently, marked")
     report.add_argument("--allow-partial", action="store_true", help="aggregate although cells are missing, marked")
     for name, text in (
         ("status", "print what is done, running, failed or missing; 0 only if all is done"),

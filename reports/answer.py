@@ -43,11 +43,13 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
 def _lead(summary: Row) -> str:
     """The paragraph: the widest scope's verdict, how far it can be trusted, and the cost."""
     scored = [cell for cell in summary["cells"] if cell["n"]]
+    finished = "scored" if any(cell["states"].get("done", 0) > cell["n"] for cell in summary["cells"]) else "finished"
     if not scored:
-        return f"No run has finished ({_states(summary['states'])}), so there is nothing to compare yet."
+        what = finished.replace("scored", "been scored")
+        return f"No run has {what} ({_states(summary['states'])}), so there is nothing to compare yet."
     if len({cell["label"] for cell in scored}) == 1:
         return (
-            f"Only one algorithm has finished runs, **{scored[0]['label']}**, so there is nothing to compare it with."
+            f"Only one algorithm has {finished} runs, **{scored[0]['label']}**, so there is nothing to compare it with."
         )
     envs = _scored_envs(summary)
     scope = None if len(summary["aggregates"]["envs"]) > 1 else envs[0]
@@ -153,7 +155,8 @@ def _cautions(summary: Row) -> list[str]:
         parts.append(
             f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional."
         )
-    if partial := [label for label in summary["labels"] if share_of_tasks(summary, label)]:
+    several = len(summary["aggregates"]["envs"]) > 1
+    if several and (partial := [label for label in summary["labels"] if share_of_tasks(summary, label)]):
         shares = listing([f"{label} ({share_of_tasks(summary, label)})" for label in partial])
         parts.append(f"Over all tasks {shares} cannot be ranked: runs are missing.")
     for env, reason in summary["aggregates"]["left_out"].items():
@@ -235,7 +238,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
         "Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished "
         f"seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and "
         "the probability of improvement; the seeds that a separation would take, by both of them, assume that today's "
-        "means, spreads and probabilities are the true ones."
+        "means and spreads are the true ones."
     )
     return Table([*columns, "ms per update", "parameters"], rows, note=note)
 
@@ -249,7 +252,7 @@ def _iqm(summary: Row, label: str) -> Cell:
 
 def _score(cell: Row | None, *, strong: bool) -> Cell:
     if not cell or not cell["n"]:
-        return Cell("missing" if cell else NOTHING)
+        return Cell(("not scored" if cell["states"].get("done") else "missing") if cell else NOTHING)
     seeds = f"n = {cell['n']}" if cell["n"] == cell["asked"] else f"n = {cell['n']} of {cell['asked']}"
     return Cell(number(cell["final"]["value"]), f"{interval(cell['final'])} {seeds}".strip(), strong=strong)
 

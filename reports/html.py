@@ -133,7 +133,7 @@ def numeric_columns(table: Table) -> list[bool]:
     """Which columns hold only numbers (with units, signs, intervals or a dash for nothing)."""
     number = re.compile(
         r"^(?:[-−+]?\d[\d.,\u202f]*(?:e[-−]?\d+)?[kMGT]?(?: ?%| s| of \d+| to [\d.kMGT]+| \(\d+ more\))?|–|"
-        r"|not reached|missing|more than \d+|spread unknown)$"
+        r"|not reached|not scored|missing|more than \d+|spread unknown)$"
     )
     columns = range(len(table.columns))
     texts = [[_cell(row[column]).text.strip("*") for row in table.rows if column < len(row)] for column in columns]

@@ -72,7 +72,7 @@ def _separate_variants(collection: Collection) -> None:
     """
     variants: dict[str, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for run in collection.runs:
-        variants[run.label][run.env][_settings(run)].append(run)
+        variants[run.label][run.env][_text(_settings(run))].append(run)
     names: dict[int, str] = {}
     for label, envs in variants.items():
         if all(len(kinds) == 1 for kinds in envs.values()):
@@ -87,21 +87,34 @@ def _separate_variants(collection: Collection) -> None:
         number: dict[str, int] = {}
         for run in collection.runs:
             if run.label == label:
-                place = number.setdefault(_algo(run.config) if own else _settings(run), len(number) + 1)
+                place = number.setdefault(_algo(run.config) if own else _text(_settings(run)), len(number) + 1)
                 names[id(run)] = f"{label} ({run.experiment})" if by_experiment else f"{label} #{place}"
-        collection.notes.append(f"{label}: its runs have different settings and are shown as different variants")
+        differ = listing(_differing([[_settings(runs[0]) for runs in kinds.values()] for kinds in envs.values()]))
+        collection.notes.append(f"{label}: its runs differ in {differ} and are shown as different variants")
     collection.missing = [replace(cell, label=_missing_name(cell, collection.runs, names)) for cell in collection.missing]
     collection.runs = [replace(run, label=names.get(id(run), run.label)) for run in collection.runs]
 
 
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
 def _algo(config: dict[str, Any]) -> str:
-    return json.dumps(config.get("algo"), sort_keys=True, default=str)
+    return _text(config.get("algo"))
 
 
-def _settings(run: Run) -> str:
+def _settings(run: Run) -> dict[str, Any]:
     """What makes seeds of one label and environment those of one variant. An automatic warm-up depends on the budget."""
-    env = {key: value for key, value in run.config["env"].items() if key != "id"}
-    return json.dumps([_algo(run.config), env, run.rule, run.config.get("warmup")], sort_keys=True, default=str)
+    groups = {name: run.config.get(name) or {} for name in ("algo", "env")}
+    flat = {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items() if key != "id"}
+    return {**flat, "evaluation rule": run.rule, "warmup": run.config.get("warmup")}
+
+
+def _differing(kinds: list[list[dict[str, Any]]]) -> list[str]:
+    """The settings in which the variants of some environment differ; kinds: those of each environment."""
+    return sorted(
+        {key for same in kinds for one in same for key in one if len({_text(other.get(key)) for other in same}) > 1}
+    )
 
 
 def _missing_name(cell: Missing, runs: list[Run], names: dict[int, str]) -> str:

@@ -220,7 +220,7 @@ def _pair_table(pairs: list[Row], caption: str) -> Table:
         "Positive differences favour the first. “Better” needs both 95 % intervals to agree; pairs are not corrected "
         "for their number. "
         "Seeds to separate: per algorithm and task, for each interval to leave out “no difference” with 80 % power if "
-        "today's means, spreads and P(improvement) are the true ones; on one task never fewer than 4."
+        "today's means and spreads are the true ones; never fewer than one more than an open pair has, and than 4 on one task."
     )
     return Table(columns, grouped(rows), caption, note)
 

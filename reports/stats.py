@@ -247,16 +247,21 @@ def seeds_to_separate(
 def seeds_to_improve(
     x: Scores, y: Scores, *, power: float = 0.8, level: float = LEVEL, most: int = 1000
 ) -> int | None:
-    """Seeds per algorithm and task at which the interval of `improvement` would leave out 1/2 with probability about `power`,
+    """Seeds per algorithm and task at which the interval of `improvement` would leave out 1/2 with probability `power` or more,
 
-    if the probability of improvement seen now were the true one: it has to lie further from 1/2 than the interval reaches
-    and the spread of its own estimate together. Never fewer than 4 on a single task, where no result of 3 seeds suffices.
-    None: below MIN_SEEDS, above `most`, or where means and wins favour different sides.
+    if scores were normal with the means and spreads seen now: the probability of improvement has to lie further from 1/2
+    than the interval and the spread of its estimate reach together. Never fewer than 4 on a single task, where no result of
+    3 seeds suffices. None: below MIN_SEEDS, above `most`, or where means and wins over the tasks favour different sides.
     """
     pairs = list(zip(_check(x), _check(y), strict=True))
-    wins = improvement(x, y, level=level)
-    gap = np.mean([a.mean() - b.mean() for a, b in pairs])
-    if wins.low is None or gap * (wins.value - 0.5) <= 0:
+    if min(min(len(a), len(b)) for a, b in pairs) < MIN_SEEDS:
+        return None
+    gaps = np.array([a.mean() - b.mean() for a, b in pairs])
+    scales = np.sqrt([a.var(ddof=1) + b.var(ddof=1) for a, b in pairs])
+    # without any spread the larger one always wins
+    standard = np.divide(gaps, scales, out=np.copysign(np.inf, gaps), where=scales > 0)
+    wins = float(np.mean(np.where(gaps == 0, 0.5, special.ndtr(standard))))
+    if gaps.mean() * (wins - 0.5) <= 0:
         return None
     n, tasks = np.arange(2, most + 1), len(pairs)
 
@@ -266,7 +271,7 @@ def seeds_to_improve(
         return np.sqrt(theta * (1 - theta) * tasks * (1 + (n - 1) * inside)) / (n * tasks)
 
     critical = special.ndtri((1 + level) / 2) * np.sqrt(2 * n / (2 * n - 1))
-    reached = abs(wins.value - 0.5) >= critical * spread(0.5) + special.ndtri(power) * spread(wins.value)
+    reached = abs(wins - 0.5) >= critical * spread(0.5) + special.ndtri(power) * spread(wins)
     return int(n[reached.argmax()]) if reached.any() else None
 
 

@@ -53,8 +53,10 @@ def _budgets(runs: list[Run]) -> tuple[dict[str, int], dict[str, int]]:
     """Frames at which an environment's runs are compared, those of its shortest finished run, and by how many frames an
     evaluation may come before them: less than the interval of that run (the longest one's, if several are as short)."""
     finished = [run for run in runs if run.state == "done"]
-    budgets = {run.env: min(other.steps for other in finished if other.env == run.env) for run in finished}
+    budgets: dict[str, int] = {}
     tolerances: dict[str, int] = {}
+    for run in finished:
+        budgets[run.env] = min(run.steps, budgets.get(run.env, run.steps))
     for run in finished:
         if run.steps == budgets[run.env]:
             every = min(int(run.config.get("eval_every") or run.steps), run.steps)
@@ -304,8 +306,7 @@ def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> 
         pair: Row = {"env": None if several else envs[0], "x": x, "y": y, "comparable": not mixed}
         if not mixed:
             gap, wins = stats.difference(a, b), stats.improvement(a, b)
-            both = stats.seeds_to_separate(a, b), stats.seeds_to_improve(a, b)
-            needed = None if None in both else max(both)
+            needed = _seeds_needed(a, b, gap.n, separated=better(gap, wins, x, y) is not None)
             pair |= {
                 "difference": estimate(gap),
                 "improvement": estimate(wins),
@@ -315,6 +316,15 @@ def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> 
             pair |= {"seeds_needed": needed, "seeds_more": None if needed is None else max(0, needed - gap.n)}
         pairs.append(pair)
     return pairs
+
+
+def _seeds_needed(x: stats.Scores, y: stats.Scores, n: int, *, separated: bool) -> int | None:
+    """Seeds at which both criteria would be met; of a pair that is not separated more than the n it has, whatever its means
+    and spreads say: scores far from normal can be that unlike."""
+    both = stats.seeds_to_separate(x, y), stats.seeds_to_improve(x, y)
+    if None in both:
+        return None
+    return max(*both, 0 if separated else n + 1)
 
 
 def better(gap: stats.Estimate, wins: stats.Estimate, x: str, y: str) -> str | None:

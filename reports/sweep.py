@@ -100,7 +100,10 @@ def _trial_rows(studies: dict[str, Record]) -> list[Row]:
 
 
 def _subtitle(content: Record) -> str:
-    study = next(iter(content["studies"].values()))
+    studies = list(content["studies"].values())
+    if _unlike(studies):
+        return f"{plural(len(studies), 'algorithm')}, searched differently · {content['name']}"
+    study = studies[0]
     tasks = listing(list(study["definition"]["runs"]))
     seeds = len(study["definition"]["tuning seeds"])
     each = f"{plural(study['asked'], 'trial')} for each algorithm on {tasks}"

@@ -295,6 +295,7 @@ def test_a_report_on_unlike_searches_says_in_what_they_differ(sweep):
     assert sweep(PLANE, *words).code == 0
     text = Path("runs/s/report/report.md").read_text()
     assert "The algorithms had different pruners, tuning seeds and frames; their tuned" in text
+    assert "2 algorithms, searched differently · s" in text
 
 
 @pytest.mark.parametrize("agent", ["qsm", "dql", "pg", "sac", "td3"])

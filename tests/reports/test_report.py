@@ -97,7 +97,8 @@ def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(study: Path) -> No
             np.mean([a.mean() - b.mean() for a, b in zip(x, y, strict=True)])
         )
         needed = stats.seeds_to_separate(x, y), stats.seeds_to_improve(x, y)
-        assert pair["seeds_needed"] == (None if None in needed else max(needed))
+        least = 0 if pair["better"] else pair["n"] + 1
+        assert pair["seeds_needed"] == (None if None in needed else max(*needed, least))
         assert pair["better"] or pair["seeds_needed"] is None or pair["seeds_more"] > 0
 
 
@@ -411,8 +412,9 @@ def test_variants_are_numbered_alike_on_every_environment_and_take_their_missing
 def test_seeds_of_unlike_warm_up_are_no_cell(tmp_path: Path, undrawn: None) -> None:
     one = synthetic.experiment(tmp_path / "one", labels=("qsm",), seeds=2)
     change(one / "dmc_cartpole-swingup" / "qsm" / "seed_1", '"warmup": 5000', '"warmup": 1000')
-    summary, _ = write(one)
+    summary, text = write(one)
     assert summary["labels"] == ["qsm #1", "qsm #2"]
+    assert "qsm: its runs differ in warmup and are shown as different variants" in text
 
 
 def test_unlike_environments_and_unlike_settings_are_no_silent_average(tmp_path: Path, undrawn: None) -> None:
@@ -552,3 +554,4 @@ def test_a_run_that_was_not_evaluated_near_the_budget_is_left_out_and_named(tmp_
     assert "3 finished runs could not be scored" in text
     assert "no evaluation near frame 20000, where runs are compared: the last before it is at 0" in text
     assert "no scored run of long" in text
+    assert "| long | not scored |" in text
