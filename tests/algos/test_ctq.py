@@ -147,7 +147,7 @@ def test_a_function_of_time_in_the_reward_changes_nothing():
             batch.reward[-1] -= 365 * size
             batch.reward[-5:] -= 1000 * size
             agent.update(batch, {phase.name: {} for phase in agent.due()})
-        ends.append([*agent.actor.parameters(), *agent.critic.parameters()][:-1])  # J's constant has no gradient but rounding
+        ends.append([*agent.actor.parameters(), *agent.critic.parameters()][:-1])  # J's constant is free
     for first, second in zip(*ends, strict=True):
         torch.testing.assert_close(first, second, atol=1e-3, rtol=1e-3)
 
