@@ -40,6 +40,7 @@ class Config:
     decay_updates: int = 0  # cosine decay of both rates to 0; 0: constant
     control_variate: bool = True  # take dJ/dy g dW off delta (ours): its mean is 0, the dynamics known, the noise in psi's way
     weight: str = "sigma"  # w(t) in mu's test function w dq: sigma, the noise's standard deviation (ours) | one (paper)
+    centered: bool = True  # take delta's median at each time off it (ours): of J only the dependence on y is then learned
     delta_clip: float = 20.0  # largest |delta|: an estimate of the score close to the data may be far off; 0: no clip (paper)
     ema: float = 0.95  # decay of the averaged mu that evaluation plays (ours); 0: mu itself
 
@@ -55,12 +56,13 @@ class Config:
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("actor_lr", "critic_lr", "delta_clip", "decay_updates"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.envs >= 2 or not self.centered, "envs", self.envs, "2 or more, or centered=false")
         require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)")
 
 
 class ContinuousQ(Agent):
     Config = Config
-    phases = (Phase("center", stop=1), Phase("martingale"), Phase("average"))
+    phases = (Phase("martingale"), Phase("average"))
     bounded_actions = False
     home = "generation/gmm1d"
 
@@ -68,7 +70,7 @@ class ContinuousQ(Agent):
         super().__init__(spec, config, generator, device)
         c, self.dynamics = config, dynamics_of(spec, type(self).__name__)
         self.scale = self.dynamics.action_scale or 1.0
-        self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0, infos=("terminal_reward",))
+        self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0)
         actor, critic = ((spec, hidden, c.activation, generator, c.init) for hidden in (c.actor_hidden, c.critic_hidden))
         self.actor = ScoreNetwork(*actor).to(self.device)
         self.critic = ValueNetwork(*critic).to(self.device)
@@ -79,7 +81,7 @@ class ContinuousQ(Agent):
 
     def draws(self, phase, n):
         eps = {"eps": normal(n, self.spec.act_dim)}
-        return {"center": {}, "martingale": {}, "average": {}, "explore": eps, "own": {}, "sample": eps}[phase]
+        return {"martingale": {}, "average": {}, "explore": eps, "own": {}, "sample": eps}[phase]
 
     # -- losses ------------------------------------------------------------------------------------------------------
     def advantage(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -119,9 +121,26 @@ class ContinuousQ(Agent):
 
     def losses(self, delta: Tensor, value: Tensor, q: Tensor, weight: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
         """Losses whose gradients are -E sum_i dJ_i delta_i and -E sum_i w_i dq_i delta_i, over the number of steps."""
-        if self.config.delta_clip:
-            delta = delta.clamp(-self.config.delta_clip, self.config.delta_clip)
+        c = self.config
+        if c.delta_clip:
+            delta = delta.clamp(-c.delta_clip, c.delta_clip)
+        if c.centered:  # the mean that the clip leaves would set J adrift
+            delta = self.by_time(delta).sub(self.by_time(delta).mean(dim=1, keepdim=True)).flatten()
         return -(delta * value).mean(), -(delta * weight * q).mean()
+
+    def centred(self, delta: Tensor) -> Tensor:
+        """delta [L N] less its median over the trajectories at each time.
+
+        A function of time alone in J changes neither q nor mu. It is solved for here instead of learned: the means of the
+        penalties and of beta h may lie far beyond the clip, where all trajectories would look alike. The median, since single
+        estimates may be far off.
+        """
+        each = self.by_time(delta)
+        return (each - each.sort(dim=1).values[:, self.config.envs // 2, None]).flatten()
+
+    def by_time(self, delta: Tensor) -> Tensor:
+        """[L N] -> [L, N]: the trajectories of a rollout are in step."""
+        return delta.view(-1, self.config.envs)
 
     # -- phases ------------------------------------------------------------------------------------------------------
     def schedule(self):
@@ -129,15 +148,12 @@ class ContinuousQ(Agent):
         self.critic_optimizer.lr = cosine_decay(c.critic_lr, self.updates, c.decay_updates)
         self.actor_optimizer.lr = cosine_decay(c.actor_lr, self.updates, c.decay_updates)
 
-    def center(self, batch, noise):
-        """Let J start at the first rollout's mean of beta h (ours): beyond `delta_clip` of it, all rewards would look alike."""
-        self.critic.center(batch.kept["terminal_reward"])
-        return {}
-
     @torch.compiler.disable  # its two losses share a graph, which a compiled backward pass frees after the first
     def martingale(self, batch, noise):
         c = self.config
         delta, value, q = self.deltas(batch)
+        if c.centered:
+            delta = self.centred(delta)
         t = split(batch.obs.flatten(0, 1))[0].squeeze(1)
         weight = self.dynamics.sigma2(t) ** 0.5 if c.weight == "sigma" else 1.0
         critic_loss, actor_loss = self.losses(delta, value, q, weight)

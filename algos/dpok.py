@@ -52,7 +52,8 @@ class Config:
             require(len(widths) >= 1 and min(widths) >= 1, name, widths, "one or more widths of 1 or more")
         require_choice("activation", self.activation, ("relu", "mish", "tanh"))
         require_choice("init", self.init, ("xavier", "torch"))
-        for name in ("envs", "epochs", "pretrain_steps"):
+        require(self.envs >= 2, "envs", self.envs, "2 or more")
+        for name in ("epochs", "pretrain_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("pretrain", "pretrain_lr", "actor_lr", "critic_lr", "kl_weight"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
@@ -74,7 +75,6 @@ class DPOK(Agent):
         self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0, infos=("score", "terminal_reward"))
         self.phases = (
             Phase("pretrain_model", stop=c.pretrain),
-            Phase("center", start=c.pretrain, stop=c.pretrain + 1),
             Phase("critic", start=c.pretrain),
             Phase("policy", start=c.pretrain),
             Phase("average"),
@@ -114,12 +114,13 @@ class DPOK(Agent):
         return self.dynamics.dt * self.dynamics.g2(split(obs)[0]).squeeze(1) * (score - anchor).square().sum(dim=1)
 
     def to_go(self, batch: Trajectories) -> Tensor:
-        """What follows each transition, [L N]: R of its trajectory, less the weighted penalties of later steps as played."""
+        """What follows each transition, [L N]: R of its trajectory, less the weighted penalties of later steps as played; all
+        that less its mean over the trajectories at each time, which the baseline then need not learn (ours)."""
         reward = batch.kept["terminal_reward"].float().sum(dim=0).expand_as(batch.reward)
         if self.config.penalty_to_go:
             penalty = batch.kept["penalty"]
             reward = reward - self.config.kl_weight * (penalty.sum(dim=0) - penalty.cumsum(dim=0))
-        return reward.flatten()
+        return (reward - reward.mean(dim=1, keepdim=True)).flatten()
 
     # -- phases ------------------------------------------------------------------------------------------------------
     def pretrain_model(self, batch, noise):
@@ -129,11 +130,6 @@ class DPOK(Agent):
             self.pretrained_optimizer.minimise(loss)
         polyak(self.actor, self.pretrained, 1.0)
         return {"score_loss": loss.detach()}
-
-    def center(self, batch, noise):
-        """Let V start at the mean of R over the first rollout after pretraining."""
-        self.baseline.center(batch.kept["terminal_reward"])
-        return {}
 
     def critic(self, batch, noise):
         target = self.to_go(batch)
@@ -172,5 +168,5 @@ class DPOK(Agent):
 
     @torch.no_grad()
     def value(self, obs, action):
-        """V(t, y) less the step's weighted penalty."""
+        """V(t, y), but for a function of time, less the step's weighted penalty."""
         return self.baseline(obs) - self.config.kl_weight * self.penalty(obs, action * self.scale)

@@ -50,21 +50,12 @@ class ScoreNetwork(nn.Module):
 
 
 class ValueNetwork(nn.Module):
-    """J(t, y) = offset + a perceptron [B] for obs [B, 1 + d].
-
-    Rewards may lie hundreds from 0 and differ by little, as files' sizes do; steps of Adam from 0 would take that long. The
-    offset is set once, by `center`, which makes training the same for h and for h plus a constant.
-    """
+    """J(t, y) [B] for obs [B, 1 + d]."""
 
     def __init__(self, spec: EnvSpec, hidden, activation: str, generator: torch.Generator, init: str):
         super().__init__()
         self.dynamics = spec.dynamics
         self.body = MLP([spec.obs_dim + 1], [*hidden, 1], activation, generator, init=init)
-        self.register_buffer("offset", torch.zeros(()))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.offset + self.body(features(obs, self.dynamics)).squeeze(-1)
-
-    def center(self, terminal_reward: Tensor) -> None:
-        """Offset <- the mean over trajectories of terminal_reward [L, N], which is 0 but at their ends."""
-        self.offset.copy_(terminal_reward.sum(dim=0).mean())
+        return self.body(features(obs, self.dynamics)).squeeze(-1)

@@ -76,7 +76,8 @@ def gallery(panels: list[tuple[str, np.ndarray]]) -> Figure:
     return draw("ctq-digits-images", "Images", "Rows of digits: of the data, and generated at each beta.", paint)
 
 
-SETTINGS = ("algo.envs=64", "algo.actor_hidden=[256,256]", "env.steps=25", "env.m=100")
+SETTINGS = ("algo.envs=64", "algo.actor_hidden=[256,256]", "algo.actor_lr=0.003", "algo.critic_lr=0.003", "env.steps=25",
+            "env.m=100")  # fmt: skip
 STUDY = Study(
     title="Digits with small JPEG files",
     source="arXiv 2409.04832, section 8 (there CIFAR-10)",
@@ -93,7 +94,7 @@ STUDY = Study(
         ),
     ),
     budgets={
-        "quick": Budget(Grid("ctq", ENV, 3, ("steps=480000", "eval_every=240000", "log_every=80000", *SETTINGS))),
+        "quick": Budget(Grid("ctq", ENV, 3, ("steps=960000", "eval_every=240000", "log_every=80000", *SETTINGS))),
         "long": Budget(Grid("ctq", ENV, 3, ("steps=8000000", *SETTINGS))),
         "full": Budget(Grid("ctq", ENV, 10, ("steps=51200000", "algo.actor_hidden=[256,256]"))),
     },

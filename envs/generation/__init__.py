@@ -26,6 +26,7 @@ from envs.spec import Dynamics, EnvSpec, Score
 
 REWARDS = ("quadratic", "indicator", "jpeg")
 SAMPLERS = ("sde", "ode", "ddim")
+JUDGED = 256  # episodes of an evaluation whose every action is compared with the best one
 CLIPPED = 2e-4  # share of the best policy's actions beyond the bound, where actions are bounded
 
 
@@ -49,6 +50,7 @@ class Config:
     interval_high: float = 1.2
     bounded: bool | None = None  # actions in [-1, 1], times a scale that few optimal ones exceed; null: where an agent needs it
     path: str | None = None  # cifar10: its archive; images: a folder
+    features: str | None = None  # images: a TorchScript module from images to features, for the Frechet distance; null: PCA
 
     def __post_init__(self):
         for name in ("steps", "m"):
@@ -107,6 +109,13 @@ def check(name: str, config: Config) -> bool:
         raise ValueError(f"reward='jpeg' is for images; generation/{name} takes quadratic or indicator")
     if c.path is not None and name not in ("cifar10", "images"):
         raise ValueError(f"path belongs to generation/cifar10 and generation/images; found {c.path!r} for 'generation/{name}'")
+    if c.features is not None:
+        if name in KNOWN:
+            raise ValueError(f"features belongs to tasks of images; found {c.features!r} for 'generation/{name}'")
+        from envs.generation.images import network_features
+
+        pixels, shape = data.images(name, c.path)
+        network_features(c.features, shape)(pixels[:2])
     if c.bounded and name not in KNOWN:
         raise ValueError(f"generation/{name} has unbounded actions; bounded ones are for {' and '.join(KNOWN)}")
     if name in KNOWN:
@@ -156,7 +165,10 @@ def build(name: str, config: Config, num_envs: int) -> tuple[Generation, EnvSpec
         process = dataclasses.replace(process, action_scale=float(f"{scale:.3g}"))
     scores, score = _known_scores(name, c) if name in KNOWN else _image_scores(name, c)
     estimator, h = _estimator(name, c.path, c.m, c.eps, _process(c)), reward(name, c)
-    batch = Generation(num_envs, process, estimator, dim, estimates=c.estimates, beta=c.beta, reward=h, scores=scores)
+    batch = Generation(
+        num_envs, process, estimator, dim, estimates=c.estimates, beta=c.beta, reward=h, scores=scores,
+        kept=JUDGED if name in KNOWN else 0,
+    )  # fmt: skip
     spec = EnvSpec(
         id=f"generation/{name}",
         obs_dim=1 + dim,
@@ -189,8 +201,10 @@ def _estimator(name: str, path: str | None, m: int, eps: float, process: Dynamic
 def _known_scores(name: str, c: Config) -> tuple[Callable, Score]:
     known = ground_truth(name, c)
 
-    def scores(y: np.ndarray) -> dict[str, list[float]]:
+    def scores(y: np.ndarray, path: np.ndarray) -> dict[str, list[float]]:
         found = {"KL": known.kl(y, known.best), "KL to the data": known.kl(y, known.data), "reward": float(known.h(y).mean())}
+        if c.sampler == "sde" or not c.beta:  # else the best actions are not known
+            found["score error"] = known.score_error(path)
         return {key: [value] for key, value in found.items()}
 
     floor = known.kl_floor(least_episodes(name), known.best)
@@ -204,16 +218,17 @@ def _known_scores(name: str, c: Config) -> tuple[Callable, Score]:
 
 
 @functools.lru_cache(maxsize=2)
-def _reference(name: str, path: str | None):
-    from envs.generation.images import Reference
+def _reference(name: str, path: str | None, features: str | None):
+    from envs.generation.images import Reference, network_features
 
-    return Reference(points(name, path))
+    pixels, shape = data.images(name, path)
+    return Reference(pixels, network_features(features, shape) if features else None)
 
 
 def _image_scores(name: str, c: Config) -> tuple[Callable, Score]:
-    compared, h = _reference(name, c.path), reward(name, c)
+    compared, h = _reference(name, c.path, c.features), reward(name, c)
 
-    def scores(y: np.ndarray) -> dict[str, list[float]]:
+    def scores(y: np.ndarray, path: np.ndarray) -> dict[str, list[float]]:
         y = np.clip(y, -1.0, 1.0)
         distances = {"nearest image": [float(compared.nearest(y).mean())], "Fréchet distance": [compared.frechet(y)]}
         return {"reward": [float(h(y).mean())], **distances}

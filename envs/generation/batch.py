@@ -17,6 +17,8 @@ class Generation:
     so they depend on its seed alone. The observation is (time left, y). A step pays -g^2 |s - a|^2 dt, s being the ratio
     estimate of the score at the observation, or -g^2 (s1 - a).(s2 - a) dt of two independent ones, and the last adds
     beta h(y). Infos: `score` [n, d], the estimate (the mean of two); `terminal_reward` [n], beta h(y) at the last step, else 0.
+
+    scores: what final y [n, d] are worth, given the first `kept` copies' y and actions at every step, [steps, kept, 2, d].
     """
 
     def __init__(
@@ -29,7 +31,8 @@ class Generation:
         estimates: int,
         beta: float,
         reward: Callable[[np.ndarray], np.ndarray],
-        scores: Callable[[np.ndarray], dict[str, list[float]]],
+        scores: Callable[[np.ndarray, np.ndarray], dict[str, list[float]]],
+        kept: int,
     ):
         self._dynamics, self._estimator, self._reward, self._scores = dynamics, estimator, reward, scores
         self._estimates, self._beta = estimates, beta
@@ -39,6 +42,7 @@ class Generation:
         self._places = np.zeros((copies, dynamics.steps, estimates), np.int64)
         self._step = np.zeros(copies, np.int64)
         self._y = np.zeros((copies, dim))
+        self._path = np.zeros((dynamics.steps, min(kept, copies), 2, dim), np.float32)
 
     def __len__(self) -> int:
         return len(self._y)
@@ -55,7 +59,8 @@ class Generation:
         self, actions: np.ndarray, rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         y, step = self._y[rows], self._step[rows]
-        t = self._time_left(step)
+        t, first = self._time_left(step), rows < self._path.shape[1]
+        self._path[step[first], rows[first]] = np.stack([y[first], actions[first]], axis=1)
         scores = [self._estimator(t, y, self._places[rows, step, j]) for j in range(self._estimates)]
         rewards = -self._dynamics.g2(t) * self._dynamics.dt * ((scores[0] - actions) * (scores[-1] - actions)).sum(axis=1)
         self._y[rows] = self._move(t, y, actions, self._noise[rows, step + 1])
@@ -85,7 +90,7 @@ class Generation:
         return np.concatenate([self._time_left(self._step)[:, None], self._y], axis=1).astype(np.float32)
 
     def scores(self, final: np.ndarray) -> dict[str, list[float]]:
-        return self._scores(final[:, 1:].astype(np.float64))
+        return self._scores(final[:, 1:].astype(np.float64), self._path.astype(np.float64))
 
     def render(self) -> tuple[np.ndarray, ...]:
         raise RuntimeError("generation tasks have no picture of a state; plot their final observations instead")

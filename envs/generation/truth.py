@@ -71,6 +71,17 @@ class Truth:
             mean = [(across * kernels[1]).sum(axis=1) / total, (inner * kernels[1]) @ self.axis / total]
         return (alpha * np.stack(mean, axis=1) - y) / sigma2
 
+    def score_error(self, path: np.ndarray) -> float:
+        """E sum_i g^2 |a_i - mu*|^2 dt over `path` [steps, n, 2, d], the y and the actions of n whole episodes.
+
+        By Girsanov's theorem it is twice the divergence of the paths' law from the best one's, and so at least twice that of
+        what they generate (under the SDE, but for the size of the steps); at beta = 0 it is what the best penalty is short of.
+        """
+        d = self.dynamics
+        times = d.time * (d.steps - np.arange(d.steps)) / d.steps
+        squares = [np.square(at[:, 1] - self.policy(t, at[:, 0])).sum(axis=1).mean() for t, at in zip(times, path, strict=True)]
+        return float(d.dt * (d.g2(times) * squares).sum())
+
     def action_bound(self, share: float) -> float:
         """A bound that `share` of the entries of the best actions exceed, over p* and all steps."""
         generator, sizes = np.random.default_rng(0), []

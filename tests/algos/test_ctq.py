@@ -113,7 +113,7 @@ def small_batch(agent) -> Trajectories:
 
 def test_the_updates_are_the_papers_sums():
     """With weight one: Theta += sum dJ delta, psi += sum dq delta, delta held constant."""
-    agent = make(envs=4, weight="one", control_variate=False, delta_clip=0.0)
+    agent = make(envs=4, weight="one", control_variate=False, centered=False, delta_clip=0.0)
     batch = small_batch(agent)
     delta, value, q = agent.deltas(batch)
     critic_loss, actor_loss = agent.losses(delta, value, q)
@@ -136,20 +136,18 @@ def test_the_updates_are_the_papers_sums():
         torch.testing.assert_close(a, -b, atol=1e-5, rtol=1e-4)
 
 
-def test_a_constant_in_the_reward_changes_nothing():
-    """J starts at the first rewards' mean: files of 365 bytes, sd 2.3, are told apart although delta is clipped at 20."""
+def test_a_function_of_time_in_the_reward_changes_nothing():
+    """Next to penalties of 1,000 files of 365 bytes, sd 2.3, are told apart although delta is clipped at 20."""
     ends = []
-    for constant in (0.0, -365.0):
+    for size in (0.0, 1.0):
         agent, generator = make(envs=4), torch.Generator().manual_seed(4)
         for _ in range(3):
             batch = random_data(agent, generator)
             batch.discount[-1] = 0.0
-            batch.reward[-1] += constant
-            batch.kept["terminal_reward"][:-1] = 0.0
-            batch.kept["terminal_reward"][-1] += constant
+            batch.reward[-1] -= 365 * size
+            batch.reward[-5:] -= 1000 * size
             agent.update(batch, {phase.name: {} for phase in agent.due()})
-        ends.append([*agent.actor.parameters(), *agent.critic.parameters()])
-    assert agent.state_dict()["critic"]["offset"] < -360
+        ends.append([*agent.actor.parameters(), *agent.critic.parameters()][:-1])  # J's constant is free
     for first, second in zip(*ends, strict=True):
         torch.testing.assert_close(first, second, atol=1e-3, rtol=1e-3)
 
@@ -176,8 +174,8 @@ def test_it_refuses_what_it_cannot_sample():
 def test_it_learns_to_generate_within_half_a_minute(generated):
     """From 2.0 for the prior; the mean of h rises above that of the data, -3.5."""
     divergence, _, reward = generated(ContinuousQ, Config(), beta=2.0, rollouts=100)
-    assert divergence < 0.8
-    assert reward > -1.6
+    assert divergence < 0.2  # 0.09; not centred 0.52
+    assert reward > -0.7
 
 
 @pytest.mark.slow

@@ -5,11 +5,12 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import envs
 from envs.generation import data, rewards
-from envs.generation.images import Reference, frechet
+from envs.generation.images import Reference, frechet, principal_components
 
 
 def save(folder, *pictures):
@@ -89,6 +90,44 @@ def test_distances_are_those_of_gaussians_and_neighbours():
     shifted = points[:70] + 0.01
     np.testing.assert_allclose(reference.nearest(shifted), 0.01, rtol=1e-2)
     assert reference.frechet(points) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 12), (12, 60), (2, 30)])
+def test_components_are_those_of_the_singular_value_decomposition(n, d):
+    """From either matrix, without the directions that n images do not span."""
+    points = np.random.default_rng(0).standard_normal((n, d)) * np.linspace(1, 3, d)
+    found = principal_components(points, 5)
+    wanted = np.linalg.svd(points - points.mean(axis=0))[2][: min(5, n - 1)].T
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(np.abs((found * wanted).sum(axis=0)), 1, atol=1e-4)
+
+
+class Moments(torch.nn.Module):
+    """A stand-in for Inception: mean and mean square of each channel."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images.mean(dim=(2, 3)), images.square().mean(dim=(2, 3))], dim=1)
+
+
+def test_a_networks_features_take_the_place_of_components(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    save(folder, *(grey(4, 4, seed) for seed in range(40)))
+    torch.jit.script(Moments()).save(tmp_path / "moments.pt")
+    settings = {"path": str(folder), "m": 40, "steps": 3, "f_start": 1.0}
+    env, _ = envs.make("generation/images", 0, 100, features=str(tmp_path / "moments.pt"), **settings)
+    y, pixels = np.random.default_rng(1).uniform(-1, 1, (100, 16)), data.images("images", str(folder))[0]
+    moments = [np.stack([x.mean(axis=1), np.square(x).mean(axis=1)], axis=1) for x in (y, pixels)]
+    found = env.scores(np.concatenate([np.zeros((100, 1)), y], axis=1))["Fréchet distance"][0]
+    assert found == pytest.approx(frechet(*moments), rel=1e-4)
+    (tmp_path / "no.pt").write_bytes(b"no module")
+    torch.jit.script(torch.nn.Identity()).save(tmp_path / "flat.pt")
+    for name, complaint in (("absent.pt", r"there is no file .*absent.pt; features=\.\.\. takes a TorchScript module"),
+                            ("no.pt", "no.pt is not a TorchScript module"),
+                            ("flat.pt", r"must give finite features \[N, F\], found shape \(2, 1, 4, 4\)")):  # fmt: skip
+        with pytest.raises(ValueError, match=complaint) as error:
+            envs.check("generation/images", settings | {"features": str(tmp_path / name)})
+        assert "\n" not in str(error.value)
 
 
 def test_a_folder_is_an_environment_with_its_scores(tmp_path):
