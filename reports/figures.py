@@ -379,7 +379,8 @@ def stacked(panels: Sequence[tuple[str, dict[str, dict[str, float]]]], parts: Se
             )
         axis.set_yticks(range(len(bars)), list(bars))
         axis.set_ylim(rows - 0.4, -0.6)
-        axis.margins(x=0.12)
+        widest_bar = max(sum(values.get(part, 0.0) for part in parts) for values in bars.values())
+        axis.set_xlim(0, 1.14 * widest_bar or 1.0)  # room for the number beside it
     figure.legend(
         handles=[Patch(color=colors[part], label=part) for part in parts], loc="upper left", ncol=8, frameon=False,
         bbox_to_anchor=(0.055, 0.998), handlelength=1, columnspacing=1.3,

@@ -46,8 +46,9 @@ class Stopwatch:
 def measure(algo: str, env: str, frames: int) -> dict[str, float]:
     """One run of `frames` frames: decisions per second of the loop, microseconds of a decision's loop and bare parts, and
     their ratio less one."""
-    intervals = [f"steps={frames}", "warmup=512", f"eval_every={frames}", "eval.episodes=1"]  # log and checkpoint: defaults
-    cells, _ = grid.plan("quick", algo, env, "1", intervals)
+    # logs and checkpoints at their defaults
+    settings = ["env.action_repeat=1", f"steps={frames}", "warmup=512", f"eval_every={frames}", "eval.episodes=1"]
+    cells, _ = grid.plan("quick", algo, env, "1", settings)
     with tempfile.TemporaryDirectory() as path:
         run = Run(cells[0].config, RunDir(Path(path)))
         bare, aside = Stopwatch(), Stopwatch()
