@@ -156,17 +156,19 @@ def write_index(folder: Path) -> Path:
 
 
 def heatmaps(
-    panels: Sequence[tuple[str, np.ndarray]], *, columns: int = 4, paint: Any = None, label: str = "", extent: Any = None
-) -> Any:
+    panels: Sequence[tuple[str, np.ndarray]], *, columns: int = 4, paint: Any = None, label: str = "", extent: Any = None,
+    top: float | None = None,
+) -> Any:  # fmt: skip
     """Matrices [rows, columns] as coloured cells on one scale; the painter for `figures.draw`.
 
     paint(axis, i): draws on top of panel i. extent: (left, right, bottom, top) of the matrices, first row at the bottom; None:
-    square cells, first row at the top, no ticks.
+    square cells, first row at the top, no ticks. top: where the scale ends, if not at the largest value.
     """
     from reports.figures import sheet
 
     figure, axes = sheet(len(panels), columns=columns, height=2.2, legend_rows=0)
-    low, high = min(np.nanmin(m) for _, m in panels), max(np.nanmax(m) for _, m in panels)
+    low, largest = min(np.nanmin(m) for _, m in panels), max(np.nanmax(m) for _, m in panels)
+    high = min(largest, top or largest)
     for i, (axis, (title, matrix)) in enumerate(zip(axes, panels, strict=True)):
         where = {} if extent is None else {"extent": extent, "origin": "lower", "aspect": "auto"}
         image = axis.imshow(matrix, vmin=low, vmax=high, cmap="viridis", interpolation="nearest", **where)
@@ -178,7 +180,8 @@ def heatmaps(
         if paint:
             paint(axis, i)
     figure.subplots_adjust(left=0.05, right=0.89)
-    figure.colorbar(image, cax=figure.add_axes((0.915, 0.25, 0.014, 0.5)), label=label)
+    beyond = "max" if high < largest else "neither"
+    figure.colorbar(image, extend=beyond, cax=figure.add_axes((0.915, 0.25, 0.014, 0.5)), label=label)
     return figure
 
 
