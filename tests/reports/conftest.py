@@ -9,10 +9,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import synthetic
+from synthetic import ENVS
 
 import reports
-
-ENVS = ("dmc/reacher-easy", "gym/Example-v5")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 
 SKILL = {"qsm": 0.72, "dql": 0.55, "pg": 0.4, "sac": 0.7, "td3": 0.6}  # where a label's learning curve levels off
 SPEED_MS = {"qsm": 3.9, "dql": 9.6, "pg": 6.2, "sac": 2.1, "td3": 1.4}
+ENVS = ("dmc/reacher-easy", "gym/Example-v5")
 ACT_DIMS = {"dmc/cartpole-swingup": 1, "dmc/reacher-easy": 2}
 PACKAGES = {"torch": "2.13.0", "numpy": "2.4.6", "mujoco": "3.17.0"}
 SESSION = {

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
-from conftest import ENVS
 from scipy import stats as oracle
+from synthetic import ENVS
 
 import reports
 from reports import html, load, plots, stats, words

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import DEFINITIONS, work
+from clockwork import DEFINITIONS, work
 
 from bench import cli
 from bench.compare import Comparison, run

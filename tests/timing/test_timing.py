@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import DEFINITIONS, work
+from clockwork import DEFINITIONS, work
 
 import reports.plots
 from bench import baselines, bodies, cli, timing
