@@ -20,7 +20,7 @@ import envs
 from algos.agent import Agent, Replay, sample
 from algos.replay import ReplayBuffer
 from bench.config import CHOICES, UsageError, agent_config, algo_values
-from bench.cost import OperationCounter, period, random_batch, random_data
+from bench.cost import OperationCounter, latest_start, period, random_batch, random_data
 from bench.grid import parse_variants
 from bench.speed import keep_freed_memory, phase_runner, set_matmul
 from envs import EnvSpec, Score
@@ -118,7 +118,7 @@ def variants(algos: str | None, T, batch, width) -> Iterator[tuple[str, dict[str
 def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callable[[], object], int]]:
     """(what, kind, function, work units per call) of one agent; run_phase(phase, batch, noise) runs its phases."""
     generator, n = torch.Generator(agent.device).manual_seed(0), agent.data.batch_size
-    agent.updates = max(phase.start for phase in agent.phases)
+    agent.updates = latest_start(agent)
     batch = random_data(agent, torch.Generator().manual_seed(0))
     obs = batch.obs.flatten(0, -2)[:1]
 

@@ -28,7 +28,7 @@ import envs
 from algos.agent import MODES, Agent, Batch, Replay, Rollout, Trajectories, sample
 from bench import grid, run
 from bench.config import agent_config, algo_values, available
-from bench.cost import period, random_data
+from bench.cost import latest_start, period, random_data
 from envs import EnvSpec, Score
 
 SMALL = {
@@ -71,7 +71,7 @@ def build(name: str, seed: int = 0, spec: EnvSpec | None = None) -> Agent:
     """An agent at the first update at which each of its phases may be due (or the last of them to begin)."""
     values, spec = small_values(name), spec or spec_for(name)
     agent = algos.agent_class(values["agent"])(spec, agent_config(values), torch.Generator().manual_seed(seed))
-    agent.updates = max(phase.start for phase in agent.phases)
+    agent.updates = latest_start(agent)
     return agent
 
 

@@ -11,7 +11,7 @@ from algos.agent import Adam, sample
 from algos.networks import MLP, TwinCritic
 from bench.bodies import spec_of
 from bench.config import agent_config, algo_values
-from bench.cost import random_data
+from bench.cost import latest_start, random_data
 
 PLAIN = {"relu": torch.relu, "tanh": torch.tanh, "mish": F.mish}
 
@@ -54,7 +54,7 @@ def test_every_phase_agrees_to_1e_5(monkeypatch, name, settings):
     """Losses, gradients and steps, each phase from the same state. Fails on any optimisation that changes the result."""
     fast, plain = (build(name, settings) for _ in range(2))
     generator = torch.Generator().manual_seed(0)
-    fast.updates = max(phase.start for phase in fast.phases)
+    fast.updates = latest_start(fast)
     for _ in range(2):
         data = random_data(fast, generator)
         for phase in fast.due():
