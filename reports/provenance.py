@@ -78,7 +78,8 @@ def _tracebacks(runs: list[Run]) -> list[Details]:
 
 def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
     files = (
-        "Beside this page: `per_seed.csv` has one row for each seed, from which every number here can be recomputed; "
+        "Beside this page: `per_seed.csv` has one row for each seed, from which every score, cost and comparison here can be "
+        "recomputed; "
     )
     blocks: list[Any] = [
         Text(files + "`summary.json` has what the tables show; `figures/` each figure as PNG and SVG.")

@@ -15,6 +15,10 @@ from envs.generation import Config, ground_truth
 from envs.generation.truth import Truth
 from reports.load import Run
 
+CENTRED = (  # said where the claims are about its results
+    "The agent: q-learning's first runs learned J's function of time and were slower or diverged; it is solved for now "
+    "(`centered`)."
+)
 SAMPLES, STREAM = 4096, 5  # samples of a law; word of the environment seed, apart from training's and the evaluations'
 
 
