@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,32 +132,42 @@ def figures(mdp: MDP, budget: Budget, policies: dict, rows: dict, best: float) -
         "entropy and earns less. Its fixed point is not the maximum-entropy optimum. In the limit a residual entropy remains "
         "where several moves are equally good."
     )
-    return Section("figures", "Entropy, value and policy", [Text(text), curves, maps(mdp, budget, policies)])
+    return Section("figures", "Entropy, value and policy", [Text(text), curves, *maps(mdp, budget, policies)])
 
 
-def maps(mdp: MDP, budget: Budget, policies: dict) -> Figure:
+def maps(mdp: MDP, budget: Budget, policies: dict) -> list[Figure]:
     shown = [i for i in range(len(budget.alphas)) if budget.alphas[i] in (1, 10, 100, 1000)] or [0]
     drawn = [policies["Q-score matching"][i].policy for i in shown]
-    panels = [
-        (f"alpha {budget.alphas[i]:g}", state_value(mdp, policy).reshape(SIZE, SIZE))
-        for i, policy in zip(shown, drawn, strict=True)
-    ]
+
+    def panels(of: Callable[[np.ndarray], np.ndarray]) -> list[tuple[str, np.ndarray]]:
+        cells = [of(policy).reshape(SIZE, SIZE) for policy in drawn]
+        return [(f"alpha {budget.alphas[i]:g}", matrix) for i, matrix in zip(shown, cells, strict=True)]
 
     def arrows(axis, i: int) -> None:
         mean = (drawn[i] @ MOVES).reshape(SIZE, SIZE, 2)
         mean[tuple(np.array([GOAL, TRAP]).T)] = 0
         rows, columns = np.mgrid[:SIZE, :SIZE]
         axis.quiver(columns, rows, mean[..., 1], -mean[..., 0], color=WHITE, scale=9, width=0.012, pivot="middle")
+        names(axis, i)
+
+    def names(axis, i: int) -> None:
         for text, (row, column) in (("G", GOAL), ("T", TRAP)):
             axis.text(column, row, text, ha="center", va="center", color=INK, fontsize=9, weight="bold",
                       bbox={"facecolor": WHITE, "boxstyle": "circle,pad=0.15", "lw": 0})  # fmt: skip
 
-    return draw(
+    value = draw(
         "gridworld-maps", "Value and mean move under tabular Q-score matching",
         "Value maps with arrows: hardly any direction at alpha 1, straight paths to the goal at alpha 1000.",
-        lambda: heatmaps(panels, paint=arrows, label="V"),
+        lambda: heatmaps(panels(lambda policy: state_value(mdp, policy)), paint=arrows, label="V"),
         how="Colour is V without entropy bonus; an arrow is the mean move, long where the policy is sure. G goal, T trap.",
     )  # fmt: skip
+    unsure = draw(
+        "gridworld-entropy", "Entropy of the policy in each cell",
+        "Entropy maps: everywhere nearly ln 4 at alpha 1; at alpha 1000 only where two moves are equally good.",
+        lambda: heatmaps(panels(lambda policy: np.where(DECIDES, entropy(policy), np.nan)), paint=names, label="nats"),
+        how="ln 4 = 1.39 is a uniform policy, ln 2 = 0.69 two moves that are equally good. G and T end an episode.",
+    )  # fmt: skip
+    return [value, unsure]
 
 
 def table(budget: Budget, rows: dict, ends: list[float]) -> Section:

@@ -113,5 +113,6 @@ def test_repeated_matching_converges_quadratically_and_never_loses():
 
 def test_arrows_and_names_on_a_map_stay_light_where_the_paper_turns_transparent():
     mdp, budget = gridworld.grid(), gridworld.Budget(alphas=(1.0,))
-    figure = gridworld.maps(mdp, budget, {"Q-score matching": [gridworld.q_score_matching(mdp, 1.0)]})
-    assert html.themed(figure.svg).count(f"fill: {html.WHITE}") == gridworld.SIZE**2 + 2  # an arrow in each cell, G and T
+    value, entropy = gridworld.maps(mdp, budget, {"Q-score matching": [gridworld.q_score_matching(mdp, 1.0)]})
+    light = [html.themed(figure.svg).count(f"fill: {html.WHITE}") for figure in (value, entropy)]
+    assert light == [gridworld.SIZE**2 + 2, 2]  # an arrow in each cell; G and T
