@@ -200,9 +200,17 @@ def report(args: argparse.Namespace) -> int:
         print(f"report: {user_error(sweep_report, args.runs[0], args.out)}")
         return 0
     first = args.runs[0] / "confirm" if (args.runs[0] / "sweep.json").exists() else args.runs[0]
-    out = args.out or first / "report"
+    out = args.out or (first.with_suffix("") if first.is_file() else first) / "report"
     path = user_error(lambda: reports.write(args.runs, out, allow_mixed=args.allow_mixed, allow_partial=args.allow_partial))
     print(f"report: {path}")
+    return 0
+
+
+def archive(args: argparse.Namespace) -> int:
+    from reports import archive, load
+
+    runs, size = user_error(lambda: archive.write(load.find(args.runs), args.out))
+    print(f"{args.out}: {runs} runs, {size / 1e6:.2f} MB; python -m bench report {args.out} reads it like their directories")
     return 0
 
 
@@ -311,6 +319,6 @@ def compare(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "run": run, "sweep": sweep, "list": listing, "worker": worker, "report": report, "reproduce": reproduce, "status": status,
-    "watch": watch, "play": play, "timing": timing, "compare": compare,
+    "run": run, "sweep": sweep, "list": listing, "worker": worker, "report": report, "archive": archive,
+    "reproduce": reproduce, "status": status, "watch": watch, "play": play, "timing": timing, "compare": compare,
 }  # fmt: skip

@@ -42,11 +42,14 @@ def parser() -> argparse.ArgumentParser:
     worker.add_argument("--jobs", type=int, default=1, help="runs that share the machine (recorded, nothing else)")
     worker.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
     report = add("report", "write a report over one or several experiments")
-    report.add_argument("runs", nargs="+", type=Path, help="experiment directories")
+    report.add_argument("runs", nargs="+", type=Path, help="experiment directories, or archives of them")
     report.epilog = coverage_help()
     report.add_argument("--out", type=Path, help="where to (default: report/ in the first directory)")
     report.add_argument("--allow-mixed", action="store_true", help="merge runs evaluated or set up differently, marked")
     report.add_argument("--allow-partial", action="store_true", help="aggregate although cells are missing, marked")
+    keep = add("archive", "write experiments into one small file that `report` reads: scores, clocks, settings, no weights")
+    keep.add_argument("runs", nargs="+", type=Path, help="experiment directories, or other archives")
+    keep.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="the file")
     for name, text in (
         ("status", "print what is done, running, failed or missing; 0 only if all is done"),
         ("watch", "show a live grid from another terminal, from its files alone"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-from reports.load import Run
 
 ON_BOUND = 0.99  # of the range: actions at least this far out count as on the bound
 MOST_BINS = 40
@@ -22,10 +22,10 @@ class Probes:
     on_bound: np.ndarray
 
 
-def read_probes(run: Run) -> Probes | None:
-    """Sums up probes.npz; None where there is no readable one."""
+def read_probes(path: Path, spec: dict[str, Any]) -> Probes | None:
+    """Sums up a run's probes.npz, of an environment with the bounds that `spec` says; None where there is no readable one."""
     try:
-        with np.load(run.path / "probes.npz", allow_pickle=False) as stored:
+        with np.load(path, allow_pickle=False) as stored:
             step, actions = np.asarray(stored["env_step"], dtype=float), np.asarray(stored["actions"], dtype=np.float32)
     except (OSError, ValueError, KeyError, EOFError):
         return None
@@ -35,7 +35,7 @@ def read_probes(run: Run) -> Probes | None:
         return None
     if actions.ndim != 4 or not actions.size or len(step) != len(actions):
         return None
-    actions = _in_bounds(run, actions)
+    actions = _in_bounds(spec, actions)
     return Probes(
         step,
         actions[-1],
@@ -44,9 +44,8 @@ def read_probes(run: Run) -> Probes | None:
     )
 
 
-def _in_bounds(run: Run, actions: np.ndarray) -> np.ndarray:
+def _in_bounds(spec: dict[str, Any], actions: np.ndarray) -> np.ndarray:
     """Actions with the environment's bounds at -1 and 1; unbounded ones as they are."""
-    spec = run.config.get("spec") or {}
     low, high = spec.get("action_low"), spec.get("action_high")
     if low is None or high is None:
         return actions

@@ -1,26 +1,23 @@
-"""Reads run directories into memory. Tolerant of what a crash leaves behind: what cannot be read is left out and noted.
+"""Reads run directories, and archives of them, into memory.
 
-The run directory is the only input of a report; `docs/report_schema.md` says what comes out.
+They are the only input of a report; `docs/report_schema.md` says what comes out.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reports import ReportError
+from reports import ReportError, archive, records
+from reports.behaviour import Probes
+from reports.records import METRICS, Found, Record, home_of, is_number
 
-DRAWN_LINES = 500  # metrics are only drawn
-CLOCK_LINES = 1000  # cumulative seconds are close to a straight line between neighbours
-METRICS = ("q_mean", "critic_loss", "alignment", "actor_grad_norm", "actor_loss")  # those that a report draws
-HEARTBEAT_S = 60  # a run whose progress.json is older has been interrupted
 LOOP_PHASES = ("env", "act", "store")  # of the loop, not of an update
 IDLE_PHASES = ("setup", "eval", "checkpoint", "log")  # not training: left out of active time
 PRUNED = {"report", "replay", "__pycache__", ".git"}
@@ -94,6 +91,7 @@ class Run:
     clock: Clock
     sessions: list[dict[str, Any]]
     cost: dict[str, float]
+    probes: Probes | None
     notes: tuple[str, ...] = ()
 
     @property
@@ -150,7 +148,7 @@ class Collection:
     runs: list[Run] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     experiments: list[dict[str, Any]] = field(default_factory=list)
-    timing: list[Path] = field(default_factory=list)
+    timing: list[dict[str, Any]] = field(default_factory=list)  # contents of the experiments' timing.json
     notes: list[str] = field(default_factory=list)
     mixed: dict[str, str] = field(default_factory=dict)  # env -> what differs, where --allow-mixed let it through
 
@@ -179,88 +177,12 @@ class Collection:
         return sorted([*self.runs, *self.missing], key=position)
 
 
-def _config_loader() -> Any:
-    """PyYAML's safe loader, but 3e-4 is a number: YAML 1.1 wants a dot in the mantissa and would give a string."""
-    import yaml
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        pass
-
-    number = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
-    return Loader
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """config.yaml as a dictionary; raises ValueError when it is not one."""
-    import yaml
-
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_config_loader())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not readable YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path.name} does not hold a mapping")
-    return config
-
-
-def read_json(path: Path, notes: list[str]) -> dict[str, Any]:
-    """A JSON object, or {} when the file is missing (silently) or unreadable (noted)."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError):
-        notes.append(f"{path.name} is unreadable")
-        return {}
-    if not isinstance(value, dict):
-        notes.append(f"{path.name} holds no JSON object")
-        return {}
-    return value
-
-
-def read_lines(path: Path, notes: list[str], *, most: int | None = None) -> list[dict[str, Any]]:
-    """JSON lines in the order of env_step, the last of each step; unreadable lines are left out and noted.
-
-    most: of a longer file read about so many lines, evenly spaced, and always the last one.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = [line for line in text.split("\n") if line.strip()]
-    if most and len(lines) > most:
-        every = -(-len(lines) // most)
-        lines = [*lines[:-1][::every], lines[-1]]
-    try:
-        rows = json.loads(f"[{','.join(lines)}]")
-    except ValueError:
-        rows = _readable(lines, path.name, notes)
-    steps = {row["env_step"]: row for row in rows if isinstance(row, dict) and _number(row.get("env_step"))}
-    return [steps[step] for step in sorted(steps)]
-
-
-def _readable(lines: list[str], name: str, notes: list[str]) -> list[Any]:
-    rows = []
-    for position, line in enumerate(lines):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            torn = position == len(lines) - 1
-            notes.append(f"{name}: {'torn last line' if torn else f'unreadable line {position + 1}'} ignored")
-    return rows
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
     """One number for each row, nan where it is missing or not a number."""
     try:
         return np.array([row.get(name) for row in rows], dtype=np.float64)  # None becomes nan
     except (TypeError, ValueError):
-        return np.array([row[name] if _number(row.get(name)) else np.nan for row in rows], dtype=np.float64)
+        return np.array([row[name] if is_number(row.get(name)) else np.nan for row in rows], dtype=np.float64)
 
 
 def _evals(rows: list[dict[str, Any]], name: str, notes: list[str]) -> Curve:
@@ -293,10 +215,10 @@ def _metrics(rows: list[dict[str, Any]]) -> dict[str, Curve]:
 
 
 def _clock(rows: list[dict[str, Any]]) -> Clock:
-    rows = [row for row in rows if _number(row.get("active"))]
+    rows = [row for row in rows if is_number(row.get("active"))]
     last = rows[-1] if rows else {}
 
-    wall = {name: float(value) for name, value in (last.get("wall") or {}).items() if _number(value)}
+    wall = {name: float(value) for name, value in (last.get("wall") or {}).items() if is_number(value)}
     return Clock(
         _column(rows, "env_step"),
         _column(rows, "active"),
@@ -310,97 +232,96 @@ def _clock(rows: list[dict[str, Any]]) -> Clock:
 
 def _score(spec: dict[str, Any]) -> Score:
     score = spec.get("score") or {}
-    low, high = (float(score[key]) if _number(score.get(key)) else None for key in ("low", "high"))
+    low, high = (float(score[key]) if is_number(score.get(key)) else None for key in ("low", "high"))
     return Score(str(score.get("name", "return")), score.get("direction", "max") != "min", low, high)
 
 
-def _state(path: Path, progress: dict[str, Any]) -> str:
-    if (path / "DONE").exists():
-        return "done"
-    if (path / "FAILED.json").exists() or progress.get("state") == "failed":
-        return "failed"
-    if progress.get("state") == "stopped":
-        return "stopped"
-    beat = progress.get("time")
-    return "running" if _number(beat) and time.time() - beat < HEARTBEAT_S else "interrupted"
+def read_run(path: Path) -> Run:
+    """One run directory. Raises ValueError when its config.yaml cannot be read or lacks label, env.id or seed."""
+    return run_of(records.of_directory(path), path, home_of(path).name)
 
 
-def read_run(path: Path, experiment: str | None = None) -> Run:
-    """One run directory. Raises ValueError when its config.yaml cannot be read or lacks label, env.id or seed.
-
-    experiment: the name to give its experiment, the name of the directory three levels above by default.
-    """
-    notes: list[str] = []
-    config = read_config(path / "config.yaml")
+def run_of(record: Record, path: Path, experiment: str) -> Run:
+    """The run that a record tells of. Raises ValueError when its config lacks label, env.id or seed."""
+    notes, config = list(record["notes"]), record["config"]
     env, seed = (config.get("env") or {}).get("id"), config.get("seed")
     if not isinstance(env, str) or not isinstance(seed, int) or "label" not in config:
         raise ValueError("config.yaml lacks label, env.id or seed")
     score = _score(config.get("spec") or {})
-    progress = read_json(path / "progress.json", notes)
-    evaluations = read_lines(path / "evals.jsonl", notes)
-    sessions = read_json(path / "provenance.json", notes).get("sessions") or []
-    run = Run(
+    return Run(
         path=path,
-        experiment=experiment or _home(path).name,
+        experiment=experiment,
         env=env,
         label=str(config["label"]),
         seed=seed,
         config=config,
         score=score,
-        state=_state(path, progress),
-        failure=read_json(path / "FAILED.json", notes),
-        progress=progress,
-        evals=_evals(evaluations, score.name, notes),
-        others=_others(evaluations, score),
-        metrics=_metrics(read_lines(path / "metrics.jsonl", notes, most=DRAWN_LINES)),
-        clock=_clock(read_lines(path / "clock.jsonl", notes, most=CLOCK_LINES)),
-        sessions=[session for session in sessions if isinstance(session, dict)],
-        cost=read_json(path / "cost.json", notes),
+        state=record["state"],
+        failure=record["failure"],
+        progress=record["progress"],
+        evals=_evals(record["evals"], score.name, notes),
+        others=_others(record["evals"], score),
+        metrics=_metrics(record["metrics"]),
+        clock=_clock(record["clock"]),
+        sessions=record["sessions"],
+        cost=record["cost"],
+        probes=record["probes"],
+        notes=tuple(notes),
     )
-    return replace(run, notes=tuple(notes))
 
 
-def _home(run: Path) -> Path:
-    """The experiment's directory, three levels above its run, or the root where there are fewer."""
-    return run.parents[min(2, len(run.parents) - 1)]
+def find(tops: list[Path]) -> Found:
+    """Everything at or below the given directories and in the given archives. Raises ReportError when one is neither."""
+    found = Found()
+    for top in tops:
+        if top.is_dir():
+            _find_below(top.resolve(), found)
+        elif top.is_file():
+            archive.read(top.resolve(), found)
+        else:
+            raise ReportError(f"{top} is no directory and no archive; give experiments, a directory above them, or archives")
+    return found
 
 
-def _find(top: Path) -> tuple[list[Path], list[Path]]:
-    """Run directories and experiment.json files at or below `top`; does not look inside runs and reports."""
-    runs, experiments = [], []
+def _find_below(top: Path, found: Found) -> None:
+    """Run directories and experiments at or below `top`; does not look inside runs and reports."""
     for here, folders, files in os.walk(top):
         folders[:] = sorted(folder for folder in folders if folder not in PRUNED)
+        home = Path(here)
         if "sweep.json" in files:
             folders[:] = ["confirm"]  # trials were chosen by their own score: they enter no comparison
         if "config.yaml" in files:
-            runs.append(Path(here))
+            found.runs[home] = partial(records.of_directory, home)
             folders.clear()
         if "experiment.json" in files:
-            experiments.append(Path(here) / "experiment.json")
-    return runs, experiments
+            found.experiments[home] = _experiment(home, found.notes)
 
 
-def read(run_dirs: list[Path]) -> Collection:
-    """Everything at or below the given directories, each run once. Raises ReportError when there is no run."""
-    for top in run_dirs:
-        if not top.is_dir():
-            raise ReportError(f"{top} is not a directory; give experiment directories or a directory above them")
-    found = [_find(top.resolve()) for top in run_dirs]
-    runs = list(dict.fromkeys(path for paths, _ in found for path in paths))
-    experiments = list(dict.fromkeys(path for _, paths in found for path in paths))
-    names = _unique_names([path.parent for path in experiments] + [_home(path) for path in runs])
-    collection = Collection()
-    for path in experiments:
-        _read_experiment(path, names[path.parent], collection)
-    for path in runs:
+def _experiment(home: Path, notes: list[str]) -> dict[str, Any]:
+    """experiment.json, with the timings that lie beside it as `timing`."""
+    noted: list[str] = []
+    content = records.read_json(home / "experiment.json", noted)
+    content["timing"] = records.read_json(home / "timing.json", noted)
+    notes += [f"{home.name}: {note}" for note in noted]
+    return content
+
+
+def read(tops: list[Path]) -> Collection:
+    """Everything that is found there, each run once. Raises ReportError when there is no run."""
+    found = find(tops)
+    names = found.names
+    collection = Collection(notes=found.notes)
+    for home, content in found.experiments.items():
+        _add_experiment(content, names[home], collection)
+    for path, record in found.runs.items():
         try:
-            collection.runs.append(read_run(path, names[_home(path)]))
+            collection.runs.append(run_of(record(), path, names[home_of(path)]))
         except (ValueError, OSError) as error:
             collection.notes.append(f"{'/'.join(path.parts[-4:])}: {error}; left out")
     if not collection.runs:
-        tops = ", ".join(map(str, run_dirs))
+        places = ", ".join(map(str, tops))
         unread = f" ({collection.notes[-1]})" if collection.notes else ""
-        raise ReportError(f"no runs below {tops}; expected <environment>/<label>/seed_<k>/config.yaml{unread}")
+        raise ReportError(f"no runs below {places}; expected <environment>/<label>/seed_<k>/config.yaml{unread}")
     have = {(run.experiment, run.env, run.label, run.seed) for run in collection.runs}
     collection.missing = [
         cell for cell in collection.missing if (cell.experiment, cell.env, cell.label, cell.seed) not in have
@@ -408,24 +329,13 @@ def read(run_dirs: list[Path]) -> Collection:
     return collection
 
 
-def _unique_names(folders: list[Path]) -> dict[Path, str]:
-    """The names of experiment directories; a second one of the same name is numbered."""
-    names: dict[Path, str] = {}
-    for folder in dict.fromkeys(folders):
-        taken = sum(other.name == folder.name for other in names)
-        names[folder] = f"{folder.name} #{taken + 1}" if taken else folder.name
-    return names
-
-
-def _read_experiment(path: Path, name: str, collection: Collection) -> None:
-    notes: list[str] = []
-    experiment = read_json(path, notes)
-    collection.notes += [f"{name}: {note}" for note in notes]
-    cells = [cell for cell in experiment.get("cells") or [] if {"env", "label", "seed"} <= set(cell)]
-    collection.experiments.append({**experiment, "name": name, "cells": cells})
+def _add_experiment(content: dict[str, Any], name: str, collection: Collection) -> None:
+    cells = [cell for cell in content.get("cells") or [] if {"env", "label", "seed"} <= set(cell)]
+    timing = content.get("timing")
+    collection.experiments.append({**content, "name": name, "cells": cells})
     collection.missing += [
         Missing(name, str(cell["env"]), str(cell["label"]), int(cell["seed"]), config=cell.get("config") or {})
         for cell in cells
     ]
-    if (path.parent / "timing.json").exists():
-        collection.timing.append(path.parent / "timing.json")
+    if timing:
+        collection.timing.append(timing)

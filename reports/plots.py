@@ -321,7 +321,7 @@ def steps_of_denoising(timing: list[Row], labels: list[str]) -> Figure | None:
 def probed_runs(collection: Collection, env: str) -> list[tuple[Run, behaviour.Probes]]:
     """An environment's runs with readable probes, finished ones and low seeds first."""
     runs = sorted((run for run in collection.runs if run.env == env), key=lambda run: (run.state != "done", run.seed))
-    return [(run, probes) for run in runs if (probes := behaviour.read_probes(run))]
+    return [(run, run.probes) for run in runs if run.probes]
 
 
 def first_of_each(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from reports import answer, html, provenance, sections, summary
 from reports.figures import looks
-from reports.load import Collection, read, read_json
+from reports.load import Collection, read
 from reports.merge import merge
+from reports.records import jsonable, read_json
 from reports.summary import Row
 from reports.words import listing, plural
 
@@ -54,7 +55,7 @@ def write_pages(
     for figure in drawn:
         (folder / f"{figure.name}.png").write_bytes(figure.png)
         (folder / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8", newline="\n")
-    text = json.dumps({"title": title, **summary.jsonable(numbers)}, indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps({"title": title, **jsonable(numbers)}, indent=1, allow_nan=False, ensure_ascii=False)
     files = {
         "report.html": html.page(title, parts, subtitle=subtitle),
         "report.md": html.markdown(title, parts, subtitle=subtitle),
@@ -87,12 +88,9 @@ def _subtitle(numbers: Row) -> str:
 
 
 def _timings(collection: Collection) -> list[Row]:
-    """The results of the experiments' timing files, each with its machine in words; unreadable files are noted."""
+    """The results of the experiments' timing files, each with its machine in words."""
     rows: list[Row] = []
-    for path in collection.timing:
-        notes: list[str] = []
-        content = read_json(path, notes)
-        collection.notes += [f"timing: {note}" for note in notes]
+    for content in collection.timing:
         machine = content.get("machine") or {}
         words = ", ".join(str(machine[key]) for key in ("cpu", "device") if machine.get(key))
         rows += [{**result, "machine": words} for result in content.get("results") or [] if "name" in result]

@@ -14,7 +14,7 @@ import numpy as np
 
 from reports import behaviour, stats
 from reports.html import Cell, Section, Table, Text
-from reports.load import read_json
+from reports.records import read_json
 from reports.words import number, plural
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable at this budget"

@@ -338,14 +338,3 @@ def better(gap: stats.Estimate, wins: stats.Estimate, x: str, y: str) -> str | N
 
 def estimate(value: stats.Estimate) -> Row:
     return {"value": value.value, "low": value.low, "high": value.high, "n": value.n, "caution": value.caution}
-
-
-def jsonable(value: Any) -> Any:
-    """The same structure with numpy scalars as Python's and what JSON has no number for (inf, nan) as null."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

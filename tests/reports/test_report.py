@@ -22,6 +22,7 @@ from reports import html, load, plots, stats, words
 from reports import summary as numbers
 from reports.figures import looks
 from reports.merge import merge
+from reports.records import home_of
 
 Rows = list[dict[str, str]]
 
@@ -348,13 +349,13 @@ def test_markup_is_escaped() -> None:
 def test_no_runs(tmp_path: Path) -> None:
     with pytest.raises(reports.ReportError, match=r"no runs below .*; expected .*config.yaml"):
         write(tmp_path, out=tmp_path / "out")
-    with pytest.raises(reports.ReportError, match="is not a directory"):
+    with pytest.raises(reports.ReportError, match="is no directory and no archive"):
         write(tmp_path / "nowhere")
     assert issubclass(reports.ReportError, ValueError)
 
 
 def test_a_run_near_the_root_has_an_experiment_all_the_same() -> None:
-    assert [str(load._home(Path(path))) for path in ("/run", "/a/run", "/x/a/b/run")] == ["/", "/", "/x"]
+    assert [str(home_of(Path(path))) for path in ("/run", "/a/run", "/x/a/b/run")] == ["/", "/", "/x"]
 
 
 @pytest.mark.parametrize("state", ["failed", "running", "interrupted", "stopped"])
