@@ -44,8 +44,8 @@ class Stopwatch:
 
 
 def measure(algo: str, env: str, frames: int) -> dict[str, float]:
-    """One run of `frames` frames: decisions per second of the loop, microseconds of a decision's loop and bare parts, and
-    their ratio less one."""
+    """One run of `frames` frames: decisions per second of the loop, microseconds of a decision's loop and bare parts, their
+    ratio less one, and how many calls the bare parts were."""
     # logs and checkpoints at their defaults
     settings = ["env.action_repeat=1", f"steps={frames}", "warmup=512", f"eval_every={frames}", "eval.episodes=1"]
     cells, _ = grid.plan("quick", algo, env, "1", settings)
@@ -76,7 +76,7 @@ def measure(algo: str, env: str, frames: int) -> dict[str, float]:
     loop = cpu_end - cpu
     return {
         "overhead": loop / bare.seconds - 1, "loop_us": 1e6 * loop / decisions, "bare_us": 1e6 * bare.seconds / decisions,
-        "decisions_per_second": decisions / (wall_end - wall),
+        "decisions_per_second": decisions / (wall_end - wall), "calls": bare.calls,
     }  # fmt: skip
 
 

@@ -38,7 +38,8 @@ def seconds(*bodies: Callable[[], None], rounds: int) -> list[float]:
 
 def measure(env: str, algo: str, rounds: int = 5) -> dict[str, float]:
     """Seconds of a decision with its update, of a checkpoint and of a log line, and the last two as shares of training."""
-    steps = ["steps=2000000", "warmup=5000", "log_every=null", "eval.episodes=1", "eval_every=2000000"]
+    steps = ["steps=2000000", "warmup=5000", "log_every=null", "eval.episodes=1", "eval_every=2000000",
+             f"algo.capacity={ROWS}"]  # fmt: skip
     config = plan("quick", algo, env, "0-0", steps)[0][0].config
     with tempfile.TemporaryDirectory() as folder:
         run = Run(config, RunDir(Path(folder) / "run"))
