@@ -33,7 +33,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.installed-test-slow: $(VENV)/.installed-test
-	$(PIP) --editable '.[ray,slurm,logging,video]'
+	$(PIP) --editable '.[ray,slurm,logging,video,umap]'
 	touch $@
 
 clean:

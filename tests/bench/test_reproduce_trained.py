@@ -22,7 +22,7 @@ from bench.rundir import Experiment
 from envs import EnvSpec, Score
 from reports import plots
 from reports.html import Figure
-from reports.reproduction import OPEN
+from reports.reproduction import OPEN, plane
 
 TINY = ("steps=160", "warmup=33", "eval_every=80", "log_every=40", "eval.episodes=2",
         "algo.actor_hidden=[16,16]", "algo.critic_hidden=[16,16]", "algo.batch_size=16")  # fmt: skip
@@ -150,6 +150,20 @@ class KnownNoise:
 
     def actor(self, batch, noise):
         self.grads = [3 + 2 * noise["g"][:20], 3 + 2 * noise["g"][20:].view(5, 6)]
+
+
+@pytest.mark.slow  # umap takes a minute to compile
+def test_clusters_of_actions_stay_apart_in_the_plane_and_where_they_were():
+    generator = np.random.default_rng(0)
+    groups = [center + 0.05 * generator.normal(size=(60, 6)) for center in np.eye(6)[:3]]
+    points, how = plane(groups)
+    assert how == "UMAP"
+    assert [group.shape for group in points] == [(60, 2)] * 3
+    centers = np.stack([group.mean(axis=0) for group in points])
+    radius = max(np.linalg.norm(group - center, axis=1).max() for group, center in zip(points, centers, strict=True))
+    apart = min(np.linalg.norm(centers[i] - centers[j]) for i in range(3) for j in range(i))
+    assert apart > 2 * radius
+    assert all(np.array_equal(a, b) for a, b in zip(points, plane(groups)[0], strict=True))
 
 
 def test_noise_to_signal_is_without_bias():
