@@ -201,7 +201,7 @@ def _markdown_table(table: Table) -> str:
         return (plain + detail).replace("|", "\\|").replace("\n", " ")
 
     rule = ["---:" if right else "---" for right in numeric_columns(table)]
-    rows = [[_escape(column) for column in table.columns], rule, *([text(cell) for cell in row] for row in table.rows)]
+    rows = [[text(column) for column in table.columns], rule, *([text(cell) for cell in row] for row in table.rows)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     caption = [f"**{_escape(table.caption)}**", ""] if table.caption else []
     return "\n".join([*caption, *lines, *(["", _markup(table.note)] if table.note else [])])

@@ -333,12 +333,13 @@ def test_import_is_light() -> None:
 
 def test_markup_is_escaped() -> None:
     rows = [["a|b <i>", html.Cell("**x** `1<2` y<z")]]
-    section = html.Section("s", "T <b>", [html.Text("see [there](#s) & <script>"), html.Table(["k", "v"], rows)])
+    section = html.Section("s", "T <b>", [html.Text("see [there](#s) & <script>"), html.Table(["|k|", "v"], rows)])
     page = html.page("t", [section])
     assert "<script>" not in page
     assert "<strong>x</strong> <code>1&lt;2</code> y&lt;z" in page
     assert '<a href="#s">there</a> &amp; &lt;script&gt;' in page
     text = html.markdown("t", [section])
+    assert "| \\|k\\| | v |" in text
     assert "a\\|b \\<i\\>" in text
     assert "**x** `1<2` y&lt;z" in text
 
