@@ -31,10 +31,12 @@ OF_PROGRESS = ("state", "env_step", "steps", "update")  # not which process wrot
 def write(found: Found, out: Path) -> tuple[int, int]:
     """Archive what was found (load.find) into the file `out`; returns the numbers of runs and of bytes.
 
-    Raises ReportError where there is no run, where one is still going or cannot be read, and where `out` is no archive.
+    Raises ReportError where there is no run, where one is still going or cannot be read, and where `out` is another file or
+    an archive of other runs.
     """
-    _refuse_other(out)
     names = found.names
+    places = {path: f"{names[home_of(path)]}/{path.relative_to(home_of(path)).as_posix()}" for path in found.runs}
+    _refuse_loss(out, set(places.values()))
     lines: list[dict[str, Any]] = [{"archive": VERSION}]
     for home, content in found.experiments.items():
         lines.append({"experiment": names[home]} | _slim_experiment(content, home, found))
@@ -45,8 +47,8 @@ def write(found: Found, out: Path) -> tuple[int, int]:
             raise ReportError(f"{path} cannot be read: {error}; mend it or move it away") from error
         if record["state"] == "running":
             raise ReportError(f"{path} is still going; archive it when it has ended")
-        home = home_of(path)
-        lines.append({"run": path.relative_to(home).as_posix(), "of": names[home]} | slim(record))
+        name, _, place = places[path].partition("/")
+        lines.append({"run": place, "of": name} | slim(record))
     if not found.runs:
         raise ReportError("there are no runs to archive; expected <environment>/<label>/seed_<k>/config.yaml")
     data = "".join(json.dumps(jsonable(line), separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines).encode()
@@ -143,11 +145,19 @@ def _slim_experiment(content: dict[str, Any], home: Path, found: Found) -> dict[
     return {key: value for key, value in content.items() if key != "name"} | {"cells": cells}
 
 
-def _refuse_other(out: Path) -> None:
+def _refuse_loss(out: Path, places: set[str]) -> None:
+    """Refuse to write over another file, or over an archive of runs (`places`: experiment/run) that would be gone then."""
     if out.is_dir() or not out.parent.is_dir():
         raise ReportError(f"{out} cannot be written: {'it is' if out.is_dir() else f'{out.parent} is not'} a directory")
-    if out.exists() and _version(out.read_text(encoding="utf-8", errors="replace").split("\n", 1)) is None:
-        raise ReportError(f"{out} exists and is no archive; give --out another name")
+    if not out.exists():
+        return
+    held = Found()
+    try:
+        read(out, held)
+    except ReportError as error:
+        raise ReportError(f"{out} exists and is no archive; give --out another name") from error
+    if lost := [path.relative_to(out).as_posix() for path in held.runs if path.relative_to(out).as_posix() not in places]:
+        raise ReportError(f"{out} holds {lost[0]}, which is not among these runs ({len(lost)} such); give --out another name")
 
 
 def _version(lines: list[str]) -> Any:

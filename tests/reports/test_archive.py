@@ -44,9 +44,9 @@ def test_an_archive_gives_the_report_of_its_directories(tmp_path: Path, undrawn:
     assert size < sum(path.stat().st_size for path in root.rglob("*.*")) / 3
     assert files([file], tmp_path / "a") == files([root], tmp_path / "b")
 
-    again = tmp_path / "again.jsonl"
-    archive.write(load.find([file]), again)
-    assert again.read_bytes() == file.read_bytes()
+    before = file.read_bytes()
+    archive.write(load.find([file]), file)
+    assert file.read_bytes() == before
 
 
 def test_archives_and_directories_are_reported_together(tmp_path: Path, undrawn: None) -> None:
@@ -87,6 +87,14 @@ def test_nothing_is_archived_by_halves_or_over_another_file(tmp_path: Path) -> N
     with pytest.raises(reports.ReportError, match=r"notes\.md exists and is no archive"):
         archive.write(found, notes)
     assert notes.read_text() == "# Notes\n"
+    archive.write(found, out)
+    before = out.read_bytes()
+    others = synthetic.experiment(tmp_path / "others", labels=("qsm",), seeds=1)
+    with pytest.raises(reports.ReportError, match=r"holds study/dmc_cartpole-swingup/qsm/seed_0, which .* \(2 such\)"):
+        archive.write(load.find([others]), out)
+    assert out.read_bytes() == before
+    out.unlink()
+    synthetic.drop(others)
     with pytest.raises(reports.ReportError, match="is not a directory"):
         archive.write(found, tmp_path / "no" / "out.jsonl")
     with pytest.raises(reports.ReportError, match="no runs to archive"):
