@@ -132,11 +132,11 @@ def unfinished(experiment, indices: list[int], retry_failed: bool) -> list[int]:
 
 
 def carry(engine, experiment, todo: list[int]) -> dict[int, str]:
-    from bench.display import Watcher
+    from bench.display import GridView, Watcher
 
     if not todo:
         return {}
-    with Watcher(experiment, todo) as watch:
+    with Watcher(GridView(experiment, todo)) as watch:
         return engine.submit(experiment, todo, watch)
 
 
@@ -215,27 +215,32 @@ def archive(args: argparse.Namespace) -> int:
 
 
 def existing(args: argparse.Namespace):
-    """The experiment that --root and --name say; UsageError if there is none."""
+    """A view of the grid or the sweep that --root and --name say; UsageError if there is none."""
     from bench.config import UsageError
+    from bench.display import GridView
     from bench.rundir import Experiment
 
     name = args.experiment or args.name
     if not name:
         raise UsageError(f"{args.command} needs a name: python -m bench {args.command} NAME")
     experiment = Experiment(args.root, name)
+    if (experiment.path / "sweep.json").exists():
+        from bench.sweep.status import SweepView
+
+        return SweepView(experiment.path)
     if experiment.read() is None:
-        raise UsageError(f"there is no experiment in {experiment.path}")
-    return experiment
+        raise UsageError(f"there is no experiment and no sweep in {experiment.path}")
+    return GridView(experiment)
 
 
 def watch(args: argparse.Namespace) -> int:
     import time
 
-    from bench.display import Watcher, rows
+    from bench.display import Watcher
 
-    experiment = existing(args)
-    with Watcher(experiment) as show:
-        while any(r["state"] == "running" for r in rows(experiment)):
+    view = existing(args)
+    with Watcher(view) as show:
+        while view.going():
             show()
             time.sleep(0.5)
     return 0
@@ -252,15 +257,14 @@ def play(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from bench.display import remarks, rows, table
+    from bench.display import table
 
-    experiment = existing(args)
-    data = rows(experiment)
+    view = existing(args)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table(data, str(experiment.path)))
-    for line in remarks(experiment):
+    console.print(table(view))
+    for line in view.remarks():
         print(line)
-    return 0 if all(r["state"] == "done" for r in data) else 1
+    return 0 if view.complete() else 1
 
 
 def reproduce(args: argparse.Namespace) -> int:

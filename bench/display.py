@@ -37,6 +37,27 @@ def rows(experiment: Experiment, indices: list[int] | None = None) -> list[dict[
     return out
 
 
+class GridView:
+    """A grid as `status` and `watch` show it."""
+
+    score = "return"
+
+    def __init__(self, experiment: Experiment, indices: list[int] | None = None):
+        self.experiment, self.indices, self.path = experiment, indices, experiment.path
+
+    def rows(self) -> list[dict[str, Any]]:
+        return rows(self.experiment, self.indices)
+
+    def remarks(self) -> list[str]:
+        return remarks(self.experiment)
+
+    def going(self) -> bool:
+        return any(r["state"] == "running" for r in self.rows())
+
+    def complete(self) -> bool:
+        return all(r["state"] == "done" for r in self.rows())
+
+
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
@@ -82,16 +103,17 @@ def setup(directory: RunDir) -> dict[str, str]:
     return {key: " and ".join(seen) for key, seen in found.items()}
 
 
-def table(data: list[dict[str, Any]], title: str):
+def table(view: GridView):
     from rich.table import Table
 
-    out = Table(title=title, title_justify="left")
-    for name in ("run", "state", "heartbeat", "step", "return", "steps/s", "ETA"):
+    data = view.rows()
+    out = Table(title=str(view.path), title_justify="left")
+    for name in ("run", "state", "heartbeat", "step", view.score, "steps/s", "ETA"):
         out.add_column(name, justify="left" if name in ("run", "state") else "right")
-    order = {"running": 0, "failed": 1, "stopped": 2, "missing": 3, "done": 4}
-    shown = data if len(data) <= MOST_ROWS else sorted(data, key=lambda r: order[r["state"]])[:MOST_ROWS]
+    order = ("running", "failed", "stopped", "missing", "done", "complete", "pruned")
+    shown = data if len(data) <= MOST_ROWS else sorted(data, key=lambda r: order.index(r["state"]))[:MOST_ROWS]
     for r in shown:
-        value = "" if r["return"] is None else f"{r['return']:.1f}"
+        value = "" if r["return"] is None else f"{r['return']:.1f}" if view.score == "return" else f"{r['return']:.3f}"
         step = f"{r['env_step']:,} / {r['steps']:,}"
         rate = f"{r['sps']:.0f}" if r["state"] == "running" else ""
         beat = f"{duration(r['age'])} ago" if r["state"] in ("running", "stopped") and r["age"] is not None else ""
@@ -103,10 +125,11 @@ def table(data: list[dict[str, Any]], title: str):
 
 def line(data: list[dict[str, Any]], started: float) -> str:
     """One plain line: how many runs are where, how far all of them are, and what runs now."""
-    done = sum(r["state"] == "done" for r in data)
+    done = sum(r["state"] in ("done", "complete", "pruned") for r in data)
     frames, total = sum(min(r["env_step"], r["steps"]) for r in data), sum(r["steps"] for r in data)
     running = [
-        f"{r['run']} {100 * r['env_step'] // r['steps']}%" + ("" if r["return"] is None else f" return {r['return']:.0f}")
+        f"{r['run']} {100 * r['env_step'] // max(r['steps'], 1)}%"
+        + ("" if r["return"] is None else f" return {r['return']:.0f}")
         for r in data if r["state"] == "running"
     ]  # fmt: skip
     head = f"[{duration(time.time() - started)}] {done}/{len(data)} runs done, {100 * frames // max(total, 1)}% of all frames"
@@ -114,10 +137,10 @@ def line(data: list[dict[str, Any]], started: float) -> str:
 
 
 class Watcher:
-    """Call it as often as you like; it shows the grid a few times a second in a terminal, else a line now and then."""
+    """Call it as often as you like; it shows the view a few times a second in a terminal, else a line now and then."""
 
-    def __init__(self, experiment: Experiment, indices: list[int] | None = None):
-        self.experiment, self.indices = experiment, indices
+    def __init__(self, view: GridView):
+        self.view = view
         self.started = self.shown = time.time()
         self.live = None
 
@@ -125,26 +148,23 @@ class Watcher:
         if sys.stdout.isatty():
             from rich.live import Live
 
-            self.live = Live(self._table(), refresh_per_second=2)
+            self.live = Live(table(self.view), refresh_per_second=2)
             self.live.__enter__()
         return self
-
-    def _table(self):
-        return table(rows(self.experiment, self.indices), str(self.experiment.path))
 
     def __call__(self) -> None:
         now = time.time()
         if self.live is not None:
             if now - self.shown >= 0.5:
                 self.shown = now
-                self.live.update(self._table())
+                self.live.update(table(self.view))
         elif now - self.shown >= PLAIN_INTERVAL:
             self.shown = now
-            print(line(rows(self.experiment, self.indices), self.started), flush=True)
+            print(line(self.view.rows(), self.started), flush=True)
 
     def __exit__(self, *error) -> None:
         if self.live is not None:
-            self.live.update(self._table())
+            self.live.update(table(self.view))
             self.live.__exit__(*error)
         else:
-            print(line(rows(self.experiment, self.indices), self.started), flush=True)
+            print(line(self.view.rows(), self.started), flush=True)

@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 from bench.config import UsageError
 from bench.engines import Carrier
-from bench.rundir import Experiment
+from bench.rundir import Experiment, dump_json, replace_file
+from bench.sweep.status import ENDED
 from bench.sweep.storage import Claim
 from bench.worker import locked
 
@@ -163,13 +164,16 @@ def tell(claim: Claim, progress: Progress, failed: str = "") -> str:
     trial, study = claim.trial, claim.opened.study
     for key, value in progress.spent().items():
         trial.set_user_attr(key, value)
+    state = "failed" if failed else "pruned" if progress.pruned else "complete"
+    value = progress.curve[-1][1] if progress.curve and not failed else None
     if failed:
         trial.set_user_attr("error", failed)
         study.tell(trial, state=TrialState.FAIL)
     elif progress.pruned:
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, progress.curve[-1][1])
+        study.tell(trial, value)
+    replace_file(claim.path / ENDED, dump_json({"state": state, "value": value, "error": failed}))
     for path in claim.path.glob("*/*/seed_*/replay"):
         shutil.rmtree(path, ignore_errors=True)
-    return "failed" if failed else "pruned" if progress.pruned else "complete"
+    return state

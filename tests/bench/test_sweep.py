@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from sweeping import AGENT, PLANE, score
 from bench import run as run_module
 from bench.config import algo_values, available
 from bench.sweep.space import find, load
+from bench.sweep.status import SweepView
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
 
@@ -127,6 +129,43 @@ def test_trials_that_fail_or_diverge_are_recorded_and_the_sweep_goes_on(sweep):
     assert "action became non-finite" in errors["sick"]
     assert study["budget"]["fail"] + study["budget"]["complete"] == 8 == study["budget"]["trials"]
     assert study["trials"][study["best"]]["params"]["kind"] == "plain"
+
+
+def test_status_of_a_sweep_has_a_row_for_each_trial_and_for_the_confirmation(sweep, command):
+    space = PLANE.replace("}}", "}, kind: {choices: [plain, broken]}}")
+    assert sweep(space, "--trials", "4", "--sampler", "random", "--confirm", "1").code == 0
+    study = recorded()
+
+    def status() -> tuple[int, dict[str, list[str]], list[str]]:
+        done = command("status", "s")
+        table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.out.splitlines() if line.startswith("│")]
+        return done.code, {row[0]: row[1:] for row in table}, [line for line in done.out.splitlines() if line[0].isalpha()]
+
+    code, found, said = status()
+    assert code == 0
+    for trial in study["trials"]:
+        state, _, step, score, *_ = found[f"aim trial {trial['number']}"]
+        assert state == {"fail": "failed", "complete": "complete"}[trial["state"]]
+        if state == "complete":
+            assert (score, step) == (f"{trial['value']:.3f}", f"{trial['env_steps']} / {trial['env_steps']}")
+    assert {name: row[0] for name, row in found.items() if name.startswith("confirm")} == {
+        f"confirm toy/interior {label} seed 0": "done" for label in ("aim", "aim_tuned")
+    }
+    assert "aim: 4 of 4 trials begun" in said
+    assert sum("failed: " in line and "broken on purpose" in line for line in said) == study["budget"]["fail"] > 0
+
+    last = Path("runs/s/trials/aim/0003")  # as it was before the end, and with one more to come
+    (last / "ended.json").unlink()
+    (last / "heartbeat.json").write_text(json.dumps({"host": "h", "pid": 1, "time": time.time() - 1}))
+    content = json.loads(Path("runs/s/sweep.json").read_text())
+    content["studies"]["aim"]["asked"] = 5
+    Path("runs/s/sweep.json").write_text(json.dumps(content))
+    code, found, said = status()
+    assert (code, found["aim trial 3"][0]) == (1, "running")
+    assert "aim: 4 of 5 trials begun" in said
+    assert SweepView(Path("runs/s")).going()
+    (last / "heartbeat.json").write_text(json.dumps({"host": "h", "pid": 1, "time": time.time() - 1000}))
+    assert status()[1]["aim trial 3"][0] == "stopped"
 
 
 def test_a_sweep_without_a_complete_trial_says_so(sweep):

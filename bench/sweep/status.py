@@ -1,0 +1,67 @@
+"""A sweep as `status` and `watch` show it, from its files alone: a row for each trial, then the runs of the confirmation.
+
+A trial's score is its value, the mean over its runs of what each has reached in the normalised range. Trials of machines that
+share a database but no file system are not seen.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.display import GridView, rows
+from bench.rundir import STALE_AFTER, Experiment, read_json
+
+ENDED = "ended.json"  # how a trial ended, in its directory, for those who look at files: the storage is what counts
+
+class SweepView(GridView):
+    score = "score"
+
+    def __init__(self, path: Path):
+        super().__init__(Experiment(path, "confirm"))
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        trials = [self._trial(label, place) for label, found in self._begun().items() for place in found]
+        return trials + [{**row, "run": f"confirm {row['run']}", "return": None} for row in super().rows()]
+
+    def remarks(self) -> list[str]:
+        asked = self._asked()
+        lines = [f"{label}: {len(found)} of {asked[label]} trials begun" for label, found in self._begun().items()]
+        for label, found in self._begun().items():
+            ends = [(place, read_json(place / ENDED)) for place in found]
+            lines += [f"{label} trial {int(place.name)}: failed: {end['error']}" for place, end in ends if end and end["error"]]
+        return lines + super().remarks()
+
+    def going(self) -> bool:
+        """Whether somebody worked on it a moment ago and it is not complete: between two trials nothing runs."""
+        files = [read_json(place / "heartbeat.json") for found in self._begun().values() for place in found]
+        ages = [time.time() - beat["time"] for beat in files if beat]
+        ages += [row["age"] for row in super().rows() if row["age"] is not None]
+        return not self.complete() and min(ages, default=STALE_AFTER) < STALE_AFTER
+
+    def complete(self) -> bool:
+        asked, confirmed = self._asked(), super().rows()
+        ended = {label: sum((place / ENDED).exists() for place in found) for label, found in self._begun().items()}
+        wanted = bool(read_json(self.path / "sweep.json")["confirm"])
+        searched = all(ended[label] >= count for label, count in asked.items())
+        return searched and bool(confirmed) >= wanted and all(row["state"] == "done" for row in confirmed)
+
+    def _asked(self) -> dict[str, int]:
+        return {label: study["asked"] for label, study in read_json(self.path / "sweep.json")["studies"].items()}
+
+    def _begun(self) -> dict[str, list[Path]]:
+        return {label: sorted((self.path / "trials" / label).glob("[0-9]*")) for label in self._asked()}
+
+    def _trial(self, label: str, place: Path) -> dict[str, Any]:
+        inner = rows(Experiment(place.parent, place.name))
+        end, beat = read_json(place / ENDED), read_json(place / "heartbeat.json")
+        works = beat is not None and time.time() - beat["time"] < STALE_AFTER
+        ages, rest = ([row[key] for row in inner if row[key] is not None] for key in ("age", "eta"))
+        state = end["state"] if end else "running" if works else "stopped"
+        return {
+            "run": f"{label} trial {int(place.name)}", "state": state, "return": end and end["value"],
+            "env_step": sum(row["env_step"] for row in inner), "steps": sum(row["steps"] for row in inner),
+            "sps": sum(row["sps"] for row in inner), "eta": max(rest, default=None), "age": min(ages, default=None),
+        }  # fmt: skip
