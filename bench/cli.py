@@ -200,7 +200,7 @@ def report(args: argparse.Namespace) -> int:
         print(f"report: {user_error(sweep_report, args.runs[0], args.out)}")
         return 0
     first = args.runs[0] / "confirm" if (args.runs[0] / "sweep.json").exists() else args.runs[0]
-    out = args.out or (first.with_suffix("") if first.is_file() else first) / "report"
+    out = args.out or (first.with_name(f"{first.stem}-report") if first.is_file() else first / "report")
     path = user_error(lambda: reports.write(args.runs, out, allow_mixed=args.allow_mixed, allow_partial=args.allow_partial))
     print(f"report: {path}")
     return 0
@@ -210,7 +210,9 @@ def archive(args: argparse.Namespace) -> int:
     from reports import archive, load
 
     runs, size = user_error(lambda: archive.write(load.find(args.runs), args.out))
-    print(f"{args.out}: {runs} runs, {size / 1e6:.2f} MB; python -m bench report {args.out} reads it like their directories")
+    print(f"{args.out}: {runs} runs, {size / 1e6:.2f} MB; python -m bench report {args.out} makes their report")
+    if any((path / "sweep.json").exists() for path in args.runs):
+        print("of a sweep only its confirmation: trials were chosen by their own score and enter no comparison")
     return 0
 
 

@@ -19,38 +19,45 @@ import numpy as np
 
 from reports import ReportError
 from reports.behaviour import Probes
-from reports.records import METRICS, Found, Record, home_of, is_number, jsonable
+from reports.records import METRICS, Found, Record, by_step, home_of, is_number, jsonable
 
 VERSION = 1
 METRIC_LINES = 100
 DIGITS = 5  # of metrics
 PLACES = 3  # of sampled actions
+KINDS: dict[str, type] = {
+    "config": dict, "state": str, "progress": dict, "failure": dict, "sessions": list, "cost": dict, "evals": list,
+    "metrics": list, "clock": list, "notes": list,
+}  # fmt: skip
 OF_PROGRESS = ("state", "env_step", "steps", "update")  # not which process wrote it, and when
 
 
 def write(found: Found, out: Path) -> tuple[int, int]:
     """Archive what was found (load.find) into the file `out`; returns the numbers of runs and of bytes.
 
-    Raises ReportError where there is no run, where one is still going or cannot be read, and where `out` is another file or
-    an archive of other runs.
+    Raises ReportError where there is no run, where one is still going or something cannot be read, and where `out` is another
+    file, a damaged archive, or one of runs that would be gone then.
     """
+    if found.notes:
+        raise ReportError(f"{found.notes[0]}: it would be missing in the archive; mend it or move it away")
+    if not found.runs:
+        raise ReportError("there are no runs to archive; expected <environment>/<label>/seed_<k>/config.yaml")
     names = found.names
-    places = {path: f"{names[home_of(path)]}/{path.relative_to(home_of(path)).as_posix()}" for path in found.runs}
-    _refuse_loss(out, set(places.values()))
     lines: list[dict[str, Any]] = [{"archive": VERSION}]
     for home, content in found.experiments.items():
         lines.append({"experiment": names[home]} | _slim_experiment(content, home, found))
-    for path, read in found.runs.items():
+    kept: dict[str, Record] = {}
+    for path, read_record in found.runs.items():
         try:
-            record = read()
+            record = read_record()
         except (ValueError, OSError) as error:
             raise ReportError(f"{path} cannot be read: {error}; mend it or move it away") from error
         if record["state"] == "running":
             raise ReportError(f"{path} is still going; archive it when it has ended")
-        name, _, place = places[path].partition("/")
-        lines.append({"run": place, "of": name} | slim(record))
-    if not found.runs:
-        raise ReportError("there are no runs to archive; expected <environment>/<label>/seed_<k>/config.yaml")
+        name, place = names[home_of(path)], path.relative_to(home_of(path)).as_posix()
+        kept[f"{name}/{place}"] = jsonable(slim(record))
+        lines.append({"run": place, "of": name} | kept[f"{name}/{place}"])
+    _refuse_loss(out, kept)
     data = "".join(json.dumps(jsonable(line), separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines).encode()
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -58,7 +65,7 @@ def write(found: Found, out: Path) -> tuple[int, int]:
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
-    return len(found.runs), len(data)
+    return len(kept), len(data)
 
 
 def read(file: Path, found: Found) -> None:
@@ -75,10 +82,12 @@ def read(file: Path, found: Found) -> None:
         try:
             content = json.loads(line)
             if "run" in content:
-                record = _whole(content)
-                found.runs[file / content["of"] / content["run"]] = partial(dict, record)
+                path = file / content["of"] / content["run"]
+                if path in found.runs:
+                    raise ValueError("twice")
+                found.runs[path] = partial(dict, _whole(content))
             else:
-                found.experiments[file / content.pop("experiment")] = content
+                found.experiments[file / content.pop("experiment")] = _checked(content, {"cells": list})
         except (ValueError, KeyError, TypeError, AttributeError):
             found.notes.append(f"{file.name}: unreadable line {position} left out")
 
@@ -102,17 +111,24 @@ def slim(record: Record) -> Record:
 
 
 def _whole(content: dict[str, Any]) -> Record:
-    """The record of a line. Raises KeyError, TypeError or ValueError where it lacks something."""
-    probes = content["probes"]
+    """The record of a line. Raises KeyError, TypeError or ValueError where something is missing or of another kind."""
+    record, probes = _checked(content, KINDS), content["probes"]
     if probes is not None:
-        probes = Probes(
-            np.array(probes["step"], dtype=float),
-            np.array(probes["last"], dtype=np.float32),
-            np.array(probes["spread"], dtype=float),
-            np.array(probes["on_bound"], dtype=float),
-        )
-    names = ("config", "state", "progress", "failure", "sessions", "cost", "evals", "metrics", "clock", "probes", "notes")
-    return {name: content[name] for name in names} | {"probes": probes}
+        step, last, spread, on_bound = (np.array(probes[name], dtype=float) for name in ("step", "last", "spread", "on_bound"))
+        if last.ndim != 3 or not step.shape == spread.shape == on_bound.shape == (len(step),):
+            raise ValueError("probes of another shape")
+        probes = Probes(step, last.astype(np.float32), spread, on_bound)
+    own = {name: value for name, value in record.items() if name in (*KINDS, "probes")}
+    return own | {name: by_step(own[name]) for name in ("evals", "metrics", "clock")} | {"probes": probes}
+
+
+def _checked(content: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
+    for name, kind in kinds.items():
+        if not isinstance(content[name], kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
+        if kind is list and not all(isinstance(item, str if name == "notes" else dict) for item in content[name]):
+            raise TypeError(f"{name} holds something else")
+    return content
 
 
 def _around(rows: list[dict[str, Any]], steps: list[float]) -> list[dict[str, Any]]:
@@ -127,9 +143,9 @@ def _around(rows: list[dict[str, Any]], steps: list[float]) -> list[dict[str, An
 
 
 def _drawn(rows: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    """Evenly spaced lines, of the metrics that a report draws."""
+    """Evenly spaced lines and the last, of the metrics that a report draws."""
     rows = [row for row in rows if any(name in row for name in METRICS)]
-    for row in rows[:: max(1, -(-len(rows) // METRIC_LINES))]:
+    for row in [*rows[:-1][:: max(1, -(-(len(rows) - 1) // METRIC_LINES))], *rows[-1:]]:
         values = {name: row[name] for name in METRICS if is_number(row.get(name))}
         yield {key: row[key] for key in ("env_step", "update") if key in row} | {
             name: float(f"{value:.{DIGITS}g}") for name, value in values.items()
@@ -145,8 +161,8 @@ def _slim_experiment(content: dict[str, Any], home: Path, found: Found) -> dict[
     return {key: value for key, value in content.items() if key != "name"} | {"cells": cells}
 
 
-def _refuse_loss(out: Path, places: set[str]) -> None:
-    """Refuse to write over another file, or over an archive of runs (`places`: experiment/run) that would be gone then."""
+def _refuse_loss(out: Path, kept: dict[str, Record]) -> None:
+    """Refuse to write over another file, or over runs (`kept`: <experiment>/<run>) whose evaluations would be gone then."""
     if out.is_dir() or not out.parent.is_dir():
         raise ReportError(f"{out} cannot be written: {'it is' if out.is_dir() else f'{out.parent} is not'} a directory")
     if not out.exists():
@@ -156,8 +172,12 @@ def _refuse_loss(out: Path, places: set[str]) -> None:
         read(out, held)
     except ReportError as error:
         raise ReportError(f"{out} exists and is no archive; give --out another name") from error
-    if lost := [path.relative_to(out).as_posix() for path in held.runs if path.relative_to(out).as_posix() not in places]:
-        raise ReportError(f"{out} holds {lost[0]}, which is not among these runs ({len(lost)} such); give --out another name")
+    if held.notes:
+        raise ReportError(f"{out} exists and is damaged ({held.notes[0]}); give --out another name")
+    for path, read_record in held.runs.items():
+        place, before = path.relative_to(out).as_posix(), read_record()["evals"]
+        if place not in kept or kept[place]["evals"][: len(before)] != before:
+            raise ReportError(f"{out} holds another {place} than these runs, and would lose it; give --out another name")
 
 
 def _version(lines: list[str]) -> Any:

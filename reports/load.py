@@ -244,7 +244,8 @@ def read_run(path: Path) -> Run:
 def run_of(record: Record, path: Path, experiment: str) -> Run:
     """The run that a record tells of. Raises ValueError when its config lacks label, env.id or seed."""
     notes, config = list(record["notes"]), record["config"]
-    env, seed = (config.get("env") or {}).get("id"), config.get("seed")
+    place = config.get("env")
+    env, seed = place.get("id") if isinstance(place, dict) else None, config.get("seed")
     if not isinstance(env, str) or not isinstance(seed, int) or "label" not in config:
         raise ValueError("config.yaml lacks label, env.id or seed")
     score = _score(config.get("spec") or {})

@@ -6,6 +6,7 @@ Tolerant of what a crash leaves behind: what cannot be read is left out and note
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -38,12 +39,14 @@ class Found:
 
     @property
     def names(self) -> dict[Path, str]:
-        """The names of experiments, by their directories; a second one of the same name is numbered."""
-        names: dict[Path, str] = {}
+        """The names of experiments, by their directories; a second one of the same name is numbered. The confirmation of a
+        sweep is called after the sweep, since all have one directory name."""
+        names: dict[str, Path] = {}
         for folder in dict.fromkeys([*self.experiments, *map(home_of, self.runs)]):
-            taken = sum(other.name == folder.name for other in names)
-            names[folder] = f"{folder.name} #{taken + 1}" if taken else folder.name
-        return names
+            own = f"{folder.parent.name} confirm" if (folder.parent / "sweep.json").is_file() else folder.name
+            numbered = (f"{own} #{number}" for number in itertools.count(2))
+            names[next(name for name in itertools.chain([own], numbered) if name not in names)] = folder
+        return {folder: name for name, folder in names.items()}
 
 
 def home_of(run: Path) -> Path:
@@ -140,6 +143,11 @@ def read_lines(path: Path, notes: list[str], *, most: int | None = None) -> list
         rows = json.loads(f"[{','.join(lines)}]")
     except ValueError:
         rows = _readable(lines, path.name, notes)
+    return by_step(rows)
+
+
+def by_step(rows: list[Any]) -> list[dict[str, Any]]:
+    """The lines that say their env_step, in its order, the last of each."""
     steps = {row["env_step"]: row for row in rows if isinstance(row, dict) and is_number(row.get("env_step"))}
     return [steps[step] for step in sorted(steps)]
 

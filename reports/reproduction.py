@@ -149,7 +149,7 @@ def write_index(folder: Path) -> Path:
         page = read_json(path, [])
         for i, claim in enumerate(page.get("claims", [])):
             head = f"[{page['name']}]({path.parent.name}/report.md) | {page['preset']}" if i == 0 else " | "
-            revised = " (rule revised)" if claim.get("revised") else ""
+            revised = " (changed after a result)" if claim.get("revised") else ""
             lines.append(f"| {head} | {claim['claim']} | **{claim['outcome']}**{revised} |")
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return folder / "README.md"

@@ -114,8 +114,10 @@ class Results:
         for env in self.summary["envs"]:
             cells = [cell for cell in self.summary["cells"] if cell["env"] == env]
             blocks.append(plots.learning_curves(self.collection, env, cells, self.look))
-        hours = sum(row["total_s"] or 0.0 for row in self.rows) / 3600
-        blocks.append(Text(f"Its {plural(len(self.done), 'run')} took {number(hours, 2)} hours, one after another."))
+        spent = [run.clock.total for run in self.done if np.isfinite(run.clock.total)]
+        if spent:
+            hours = number(sum(spent) / 3600, 2)
+            blocks.append(Text(f"{plural(len(spent), 'finished run')}, {hours} hours if one had come after another."))
         rows = [
             [cell["env"], cell["label"], f"{cell['n']} of {cell['asked']}", large(cell["budget"]),
              *(estimate(cell[name]) for name in ("untrained", "final", "best", "auc"))]

@@ -13,7 +13,9 @@ from typing import Any
 from bench.display import GridView, rows
 from bench.rundir import STALE_AFTER, Experiment, read_json
 
+ENDS = {"complete": "complete", "pruned": "pruned", "fail": "failed"}  # of sweep.json
 ENDED = "ended.json"  # how a trial ended, in its directory, for those who look at files: the storage is what counts
+
 
 class SweepView(GridView):
     score = "score"
@@ -30,7 +32,7 @@ class SweepView(GridView):
         asked = self._asked()
         lines = [f"{label}: {len(found)} of {asked[label]} trials begun" for label, found in self._begun().items()]
         for label, found in self._begun().items():
-            ends = [(place, read_json(place / ENDED)) for place in found]
+            ends = [(place, self._end(label, place)) for place in found]
             lines += [f"{label} trial {int(place.name)}: failed: {end['error']}" for place, end in ends if end and end["error"]]
         return lines + super().remarks()
 
@@ -42,11 +44,13 @@ class SweepView(GridView):
         return not self.complete() and min(ages, default=STALE_AFTER) < STALE_AFTER
 
     def complete(self) -> bool:
-        asked, confirmed = self._asked(), super().rows()
-        ended = {label: sum((place / ENDED).exists() for place in found) for label, found in self._begun().items()}
-        wanted = bool(read_json(self.path / "sweep.json")["confirm"])
-        searched = all(ended[label] >= count for label, count in asked.items())
-        return searched and bool(confirmed) >= wanted and all(row["state"] == "done" for row in confirmed)
+        """Whether every trial has ended, every search has found something, and that is confirmed where it was asked for."""
+        confirmed, wanted = super().rows(), bool(read_json(self.path / "sweep.json")["confirm"])
+        for label, count in self._asked().items():
+            states = [end["state"] for place in self._begun()[label] if (end := self._end(label, place))]
+            if len(states) < count or "complete" not in states:
+                return False
+        return bool(confirmed) >= wanted and all(row["state"] == "done" for row in confirmed)
 
     def _asked(self) -> dict[str, int]:
         return {label: study["asked"] for label, study in read_json(self.path / "sweep.json")["studies"].items()}
@@ -54,14 +58,23 @@ class SweepView(GridView):
     def _begun(self) -> dict[str, list[Path]]:
         return {label: sorted((self.path / "trials" / label).glob("[0-9]*")) for label in self._asked()}
 
+    def _end(self, label: str, place: Path) -> dict[str, Any] | None:
+        """How a trial ended: as its own file says, or, if a process died before it wrote that, the summary of the sweep."""
+        if end := read_json(place / ENDED):
+            return end
+        known = read_json(self.path / "sweep.json")["studies"][label]["trials"]
+        trial = next((t for t in known if t["number"] == int(place.name) and t["state"] in ENDS), None)
+        return trial and {"state": ENDS[trial["state"]], "value": trial["value"], "error": trial.get("error", "")}
+
     def _trial(self, label: str, place: Path) -> dict[str, Any]:
         inner = rows(Experiment(place.parent, place.name))
-        end, beat = read_json(place / ENDED), read_json(place / "heartbeat.json")
+        end, beat = self._end(label, place), read_json(place / "heartbeat.json")
         works = beat is not None and time.time() - beat["time"] < STALE_AFTER
         ages, rest = ([row[key] for row in inner if row[key] is not None] for key in ("age", "eta"))
         state = end["state"] if end else "running" if works else "stopped"
         return {
             "run": f"{label} trial {int(place.name)}", "state": state, "return": end and end["value"],
             "env_step": sum(row["env_step"] for row in inner), "steps": sum(row["steps"] for row in inner),
-            "sps": sum(row["sps"] for row in inner), "eta": max(rest, default=None), "age": min(ages, default=None),
+            "sps": sum(row["sps"] for row in inner if row["state"] == "running"),
+            "eta": max(rest, default=None), "age": min(ages, default=None),
         }  # fmt: skip

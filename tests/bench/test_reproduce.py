@@ -127,5 +127,5 @@ def test_a_rule_that_was_changed_after_a_result_is_marked_on_the_page_and_in_the
     reproduce.reproduce("gridworld", "quick", tmp_path, tmp_path, Namespace())
     assert "It failed at first." in (tmp_path / "gridworld" / "report.md").read_text()
     index = (tmp_path / "README.md").read_text()
-    assert "A. | **holds** (rule revised)" in index
+    assert "A. | **holds** (changed after a result)" in index
     assert "B. | **holds** |" in index

@@ -154,11 +154,14 @@ def test_status_of_a_sweep_has_a_row_for_each_trial_and_for_the_confirmation(swe
     assert "aim: 4 of 4 trials begun" in said
     assert sum("failed: " in line and "broken on purpose" in line for line in said) == study["budget"]["fail"] > 0
 
-    last = Path("runs/s/trials/aim/0003")  # as it was before the end, and with one more to come
-    (last / "ended.json").unlink()
-    (last / "heartbeat.json").write_text(json.dumps({"host": "h", "pid": 1, "time": time.time() - 1}))
-    content = json.loads(Path("runs/s/sweep.json").read_text())
+    last = Path("runs/s/trials/aim/0003")
+    (last / "ended.json").unlink()  # as if its process had died when the storage knew of the end already
+    assert status() == (code, found, said)
+
+    content = json.loads(Path("runs/s/sweep.json").read_text())  # as it was before the end, and with one more to come
+    content["studies"]["aim"]["trials"][3]["state"] = "running"
     content["studies"]["aim"]["asked"] = 5
+    (last / "heartbeat.json").write_text(json.dumps({"host": "h", "pid": 1, "time": time.time() - 1}))
     Path("runs/s/sweep.json").write_text(json.dumps(content))
     code, found, said = status()
     assert (code, found["aim trial 3"][0]) == (1, "running")
@@ -173,6 +176,7 @@ def test_a_sweep_without_a_complete_trial_says_so(sweep):
     assert done.code == 1
     assert "no trial is complete" in done.out
     assert not Path("runs/s/confirm").exists()
+    assert not SweepView(Path("runs/s")).complete()
 
 
 def test_the_grid_runs_every_point_once(sweep):

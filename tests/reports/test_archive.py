@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 
@@ -49,6 +50,23 @@ def test_an_archive_gives_the_report_of_its_directories(tmp_path: Path, undrawn:
     assert file.read_bytes() == before
 
 
+def test_what_is_drawn_is_thinned_and_ends_where_it_ended(tmp_path: Path) -> None:
+    root = synthetic.experiment(tmp_path / "study", labels=("qsm",), seeds=1, metric_lines=330)
+    archive.write(load.find([root]), tmp_path / "study.jsonl")
+    (whole,), (kept,) = (load.read([top]).runs for top in (root, tmp_path / "study.jsonl"))
+    for name in ("critic_loss", "alignment"):
+        curve, drawn = whole.metrics[name], kept.metrics[name]
+        assert len(curve) == 330
+        assert 80 < len(drawn) <= 101
+        assert drawn.step[-1] == curve.step[-1]
+        at = np.searchsorted(curve.step, drawn.step)
+        assert (drawn.step == curve.step[at]).all()
+        assert drawn.value == pytest.approx(curve.value[at], rel=1e-4)
+    assert kept.probes.last == pytest.approx(whole.probes.last, abs=1e-3)
+    for name in ("step", "spread", "on_bound"):
+        assert (getattr(kept.probes, name) == getattr(whole.probes, name)).all()
+
+
 def test_archives_and_directories_are_reported_together(tmp_path: Path, undrawn: None) -> None:
     ours = synthetic.experiment(tmp_path / "ours", labels=("qsm", "sac"))
     mine = synthetic.experiment(tmp_path / "mine", labels=("td3",))
@@ -67,6 +85,40 @@ def test_a_torn_line_is_noted_and_the_rest_read(tmp_path: Path, undrawn: None) -
     summary = json.loads(files([file], tmp_path / "a")["summary.json"])
     assert summary["states"] == {"done": 2, "missing": 1}
     assert summary["notes"] == ["study.jsonl: unreadable line 5 left out"]
+
+
+SPOILED = {
+    "evals": None,
+    "config": [],
+    "metrics": [1],
+    "notes": None,
+    "notes ": [1],
+    "probes": {"step": [0], "last": [0], "spread": [0], "on_bound": [0]},
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_line_of_another_shape_is_noted_too(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "study.jsonl"
+    archive.write(load.find([synthetic.experiment(tmp_path / "study", labels=("qsm",), seeds=2)]), file)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    lines[2][name.strip()] = SPOILED[name]
+    lines[1]["cells"] = [1]
+    synthetic.write_lines(file, [*lines, lines[3]])
+    found = load.read([file])
+    assert [run.seed for run in found.runs] == [1]
+    assert found.notes == [f"study.jsonl: unreadable line {n} left out" for n in (2, 3, 5)]
+
+
+def test_experiments_of_one_name_are_told_apart_and_confirmations_called_after_their_sweeps(tmp_path: Path) -> None:
+    places = {"qsm": "a/study", "sac": "b/study", "dql": "c/study #2", "td3": "lr/confirm", "pg": "T/confirm"}
+    tops = [synthetic.experiment(tmp_path / place, labels=(label,), seeds=1) for label, place in places.items()]
+    for sweep in ("lr", "T"):
+        synthetic.write_json(tmp_path / sweep / "sweep.json", {})
+    archive.write(load.find(tops), tmp_path / "all.jsonl")
+    names = {"qsm": "study", "sac": "study #2", "dql": "study #2 #2", "td3": "lr confirm", "pg": "T confirm"}
+    for top in (tops, [tmp_path / "all.jsonl"]):
+        assert {run.label: run.experiment for run in load.read(top).runs} == names
 
 
 @pytest.mark.parametrize(
@@ -89,12 +141,30 @@ def test_nothing_is_archived_by_halves_or_over_another_file(tmp_path: Path) -> N
     assert notes.read_text() == "# Notes\n"
     archive.write(found, out)
     before = out.read_bytes()
-    others = synthetic.experiment(tmp_path / "others", labels=("qsm",), seeds=1)
-    with pytest.raises(reports.ReportError, match=r"holds study/dmc_cartpole-swingup/qsm/seed_0, which .* \(2 such\)"):
-        archive.write(load.find([others]), out)
-    assert out.read_bytes() == before
+    unlike = [synthetic.experiment(tmp_path / "others", labels=("qsm",), seeds=1)]
+    unlike += [synthetic.experiment(tmp_path / "again" / "study", labels=("qsm",), seeds=2, steps=32000)]
+    for others in unlike:
+        with pytest.raises(reports.ReportError, match="holds another study/dmc_cartpole-swingup/qsm/seed_0 than these"):
+            archive.write(load.find([others]), out)
+        assert out.read_bytes() == before
+        synthetic.drop(others)
+    (tmp_path / "again").rmdir()
+    synthetic.experiment(root.parent / "more" / "study", labels=("qsm",), seeds=3)
+    runs, _ = archive.write(load.find([tmp_path / "more" / "study"]), out)  # the same and more
+    assert runs == 3
+    synthetic.drop(tmp_path / "more")
+
+    out.write_bytes(before[:-100])
+    with pytest.raises(reports.ReportError, match=r"out\.jsonl exists and is damaged \(out\.jsonl: unreadable line 4"):
+        archive.write(found, out)
+    with pytest.raises(reports.ReportError, match="unreadable line 4 left out: it would be missing"):
+        archive.write(load.find([out]), tmp_path / "copy.jsonl")
     out.unlink()
-    synthetic.drop(others)
+    listed = (root / "experiment.json").read_text()
+    (root / "experiment.json").write_text(listed[:-9])
+    with pytest.raises(reports.ReportError, match=r"experiment\.json.*would be missing"):
+        archive.write(load.find([root]), out)
+    (root / "experiment.json").write_text(listed)
     with pytest.raises(reports.ReportError, match="is not a directory"):
         archive.write(found, tmp_path / "no" / "out.jsonl")
     with pytest.raises(reports.ReportError, match="no runs to archive"):
@@ -113,6 +183,6 @@ def test_the_commands(tmp_path: Path, undrawn: None, capsys: pytest.CaptureFixtu
     assert main(["archive", str(root), "--out", str(file)]) == 0
     assert f"{file}: 2 runs, 0.0" in capsys.readouterr().out
     assert main(["report", str(file)]) == 0
-    assert (tmp_path / "study" / "report" / "report.html").exists()
+    assert (tmp_path / "study-report" / "report.html").exists()
     assert main(["report", str(root / "experiment.json")]) == 2
     assert "is no archive; `python -m bench archive" in capsys.readouterr().err
