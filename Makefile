@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?= --algos qsm,dql,sac
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test test-slow timing-baseline lint clean
+.PHONY: run test test-slow timing-baseline results lint clean
 
 run: $(VENV)/.installed
 	$(BIN)/python -m bench run $(ARGS)
@@ -19,6 +19,10 @@ test-slow: $(VENV)/.installed-test-slow
 # Renews the exact counts that `make test` holds the algorithms to, after a change that is meant.
 timing-baseline: $(VENV)/.installed-test
 	$(BIN)/python tests/timing/counts.py
+
+# Makes docs/results again, and the curves that reports draw beside a user's: about 36 core-hours, resumable.
+results: $(VENV)/.installed
+	$(BIN)/python docs/results/remake.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -65,6 +65,7 @@ class Panel:
     ylabel: str = ""
     series: Sequence[Series] = ()
     references: Sequence[Series] = ()  # published curves: grey, told apart by marker
+    ours: Sequence[Series] = ()  # earlier results of the same labels: dotted, in the label's colour
     message: str = ""
     log: bool = False
     steps: bool = False  # a histogram: level between the points
@@ -235,6 +236,8 @@ def _panel(axis: Any, panel: Panel, look: dict[str, Look], marks: dict[str, str]
         return
     for line in panel.references:
         axis.plot(*line.mean, color=SOFT, lw=1, ls=(0, (1, 1.5)), marker=marks[line.label], ms=5, zorder=1.5)
+    for line in panel.ours:
+        axis.plot(*line.mean, color=look[line.label].color, lw=1.4, ls=(0, (1, 1.2)), zorder=2)
     for line in panel.levels:
         axis.axhline(line.mean[1][0], color=look[line.label].color, lw=1.4, ls=(0, (6, 2)))
     for line in panel.series:
@@ -286,7 +289,8 @@ def _limits(axis: Any, panel: Panel) -> None:
         axis.set_ylim(*panel.ylim)
         return
     shown = [np.asarray(pair[1], dtype=float) for pair in drawn]
-    shown += [np.asarray(line.mean[1])[(line.mean[0] >= low) & (line.mean[0] <= high)] for line in panel.references]
+    beside = [*panel.references, *panel.ours]
+    shown += [np.asarray(line.mean[1])[(line.mean[0] >= low) & (line.mean[0] <= high)] for line in beside]
     shown += [np.asarray(line.mean[1], dtype=float) for line in panel.levels]
     y = np.concatenate(shown)
     y = y[np.isfinite(y)]

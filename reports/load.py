@@ -105,6 +105,11 @@ class Run:
         return text + (f", {json.dumps(rest)}" if rest else "")
 
     @property
+    def algo(self) -> str:
+        """The algorithm, whatever its label."""
+        return str((self.config.get("algo") or {}).get("name"))
+
+    @property
     def action_repeat(self) -> int:
         return (self.config.get("env") or {}).get("action_repeat", 1)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reports import behaviour, stats
+from reports import behaviour, references, stats
 from reports.answer import main_timings
 from reports.figures import (
     Bar,
@@ -29,14 +27,8 @@ from reports.figures import (
 from reports.html import Figure
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Run
 from reports.summary import Row, scores, share_of_tasks
+from reports.words import listing
 
-REFERENCES = Path(__file__).parent / "reference" / "sac_dmc.csv"
-SOURCES = {
-    "tdmpc2_sac": "SAC, TD-MPC2 repository",
-    "pytorch_sac": "SAC, pytorch_sac",
-    "simba_sac": "SAC, SimBa repository",
-    "simbav2_sac": "SAC, SimbaV2 repository",
-}
 BAND = "Thin lines are seeds, the thick line is their mean"
 HEALTH = {
     "q_mean": "mean Q of the batch",
@@ -60,33 +52,6 @@ def band_text(cells: list[Row]) -> str:
     return f"{BAND}, the shade its 95 % t interval.{weak}"
 
 
-def references(env: str) -> dict[str, list[tuple[int, int, float]]]:
-    """Published SAC returns on a DMC task: source -> (step in frames, seed, return); {} for anything else."""
-    found: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
-    if env.startswith("dmc/"):
-        task = env.removeprefix("dmc/").replace("-", "_")
-        with REFERENCES.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["task"] == task:
-                    found[row["source"]].append((int(row["step"]), int(row["seed"]), float(row["return"])))
-    return dict(found)
-
-
-def reference_means(env: str, budget: float = np.inf) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
-    """Source -> (frames, mean over seeds at each, number of seeds), where it was evaluated during these many frames.
-
-    A source whose first evaluation after training began comes later would be a straight line from nothing.
-    """
-    means = {}
-    for source, rows in references(env).items():
-        steps = sorted({step for step, _, _ in rows})
-        if not any(0 < step <= budget for step in steps):
-            continue
-        mean = [np.mean([value for at, _, value in rows if at == step]) for step in steps]
-        means[source] = np.array(steps, dtype=float), np.array(mean), len({seed for _, seed, _ in rows})
-    return means
-
-
 def _lines_of(runs: list[Run], labels: list[str], axis: Any) -> list[Series]:
     """One Series for each label; `axis(run)` gives x for each evaluation."""
     result = []
@@ -102,27 +67,30 @@ def _lines_of(runs: list[Run], labels: list[str], axis: Any) -> list[Series]:
 
 
 def learning_curves(collection: Collection, env: str, cells: list[Row], look: dict[str, Look]) -> Figure:
-    """Return against frames, updates and active seconds; published SAC curves beside the first."""
+    """Return against frames, updates and active seconds; beside the first, published SAC and this benchmark's own results."""
     runs = [run for run in collection.runs if run.env == env]
     score = runs[0].score if runs else None
     shown = max((run.evals.step[-1] for run in runs if len(run.evals)), default=0)
-    published = [
-        Series(SOURCES.get(source, source), (x, y)) for source, (x, y, _) in reference_means(env, shown).items()
-    ]
-    ylabel = score.name if score else ""
+    published = [Series(found.name, (found.step, found.mean)) for found in references.published(env, shown)]
+    ours = references.ours(env, runs, shown)
+    label_of = {run.algo: run.label for run in sorted(runs, key=lambda run: list(look).index(run.label), reverse=True)}
     panels = [
         Panel(
             "by environment frames",
             "frames",
-            ylabel,
+            score.name if score else "",
             _lines_of(runs, list(look), lambda run: run.evals.step),
             published,
+            [Series(label_of[found.algo], (found.step, found.mean)) for found in ours],
             xticks=kilo,
         ),
         Panel("by updates", "updates", "", _lines_of(runs, list(look), lambda run: run.evals.update), xticks=kilo),
         _time_panel(runs, look),
     ]
     beside = " Grey: published SAC curves, steps counted in frames." if published else ""
+    if ours:
+        sources = listing(dict.fromkeys(found.source for found in ours))
+        beside += f" Dotted in an algorithm's colour: its mean in {sources}, this benchmark's own results."
     how = (
         f"{band_text(cells)}{beside} Active time is acting, storing, sampling and updating, without evaluation. × ends "
         "an unfinished run."

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from reports import plots, stats
+from reports import plots, references, stats
 from reports.figures import Look
 from reports.html import Cell, Details, Section, Table, Text
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection
@@ -32,7 +32,7 @@ def curves(collection: Collection, summary: Row, look: dict[str, Look]) -> Secti
             continue
         cells = [cell for cell in summary["cells"] if cell["env"] == env]
         blocks.append(plots.learning_curves(collection, env, cells, look))
-    rows = [row for env in summary["envs"] for row in _reference_rows(env, summary)]
+    rows = [row for env in summary["envs"] for row in _reference_rows(env, collection, summary)]
     if rows:
         note = (
             "Straight lines between a source's evaluations. The sources differ in networks, batch size and updates "
@@ -40,9 +40,9 @@ def curves(collection: Collection, summary: Row, look: dict[str, Look]) -> Secti
         )
         blocks.append(
             Table(
-                ["environment", "published SAC", "seeds", "at frames", "mean return"],
+                ["environment", "reference", "seeds", "at frames", "mean return"],
                 grouped(rows),
-                "Published SAC at the same budget",
+                "References at the same budget",
                 note,
             )
         )
@@ -55,15 +55,16 @@ def grouped(rows: list[list[Any]]) -> list[list[Any]]:
     return [["" if row[0] == earlier else row[0], *row[1:]] for row, earlier in zip(rows, before, strict=False)]
 
 
-def _reference_rows(env: str, summary: Row) -> list[list[str]]:
+def _reference_rows(env: str, collection: Collection, summary: Row) -> list[list[str]]:
     budgets = [cell["budget"] for cell in summary["cells"] if cell["env"] == env and cell["budget"]]
     if not budgets:
         return []
+    runs = [run for run in collection.runs if run.env == env]
     rows = []
-    for source, (steps, mean, seeds) in plots.reference_means(env, budgets[0]).items():
-        if steps[0] <= budgets[0] <= steps[-1]:
-            value = number(float(np.interp(budgets[0], steps, mean)))
-            rows.append([env, plots.SOURCES.get(source, source), str(seeds), large(budgets[0]), value])
+    for found in [*references.ours(env, runs, budgets[0]), *references.published(env, budgets[0])]:
+        if found.step[0] <= budgets[0] <= found.step[-1]:
+            value = number(float(np.interp(budgets[0], found.step, found.mean)))
+            rows.append([env, found.name, str(len(found.seeds)), large(budgets[0]), value])
     return rows
 
 

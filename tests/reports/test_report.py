@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from scipy import stats as oracle
 from synthetic import ENVS
 
 import reports
-from reports import html, load, plots, stats, words
+from reports import archive, html, load, plots, references, stats, words
 from reports import summary as numbers
 from reports.figures import looks
 from reports.merge import merge
@@ -27,13 +28,15 @@ from reports.records import home_of
 Rows = list[dict[str, str]]
 
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "example_report"  # made from a real grid
+DOCS = Path(__file__).parents[2] / "docs"
+REPORTS = sorted(path.parent for path in DOCS.rglob("per_seed.csv") if not path.with_name("trials.csv").exists())  # no sweeps
+COMMITTED = [str(path.relative_to(DOCS)) for path in REPORTS]  # made from real grids
 
 
-@pytest.fixture(params=["study", "example"])
+@pytest.fixture(params=["study", *COMMITTED])
 def written(request: pytest.FixtureRequest) -> Path:
-    """A report's folder: of the made-up study with everything that goes wrong, and the committed one."""
-    return EXAMPLE if request.param == "example" else request.getfixturevalue("study") / "report"
+    """A report's folder: of the made-up study with everything that goes wrong, and the committed ones."""
+    return request.getfixturevalue("study") / "report" if request.param == "study" else DOCS / request.param
 
 
 def rows_of(report: Path) -> Rows:
@@ -271,14 +274,52 @@ def test_what_went_wrong_is_said_and_not_averaged(study: Path) -> None:
 
 
 def test_published_sac_is_drawn_only_where_the_task_fits() -> None:
-    found = plots.reference_means("dmc/cartpole-swingup")
-    assert set(found) == {"tdmpc2_sac", "pytorch_sac", "simba_sac", "simbav2_sac"}
-    steps, mean, seeds = found["tdmpc2_sac"]
-    assert seeds == 3
-    assert mean[list(steps).index(100000)] == pytest.approx(835, abs=1)  # 844.8, 825.8, 834.3
-    assert plots.reference_means("gym/Hopper-v5") == plots.reference_means("dmc/lqr-swim") == {}
-    assert "tdmpc2_sac" not in plots.reference_means("dmc/cartpole-swingup", 64_000)  # evaluated at 0 and at 100k
-    assert set(plots.reference_means("dmc/humanoid-walk")) == {"tdmpc2_sac", "pytorch_sac", "simba_sac"}
+    def found(env: str, *budget: int) -> dict[str, references.Reference]:
+        return {item.source: item for item in references.published(env, *budget)}
+
+    sources = found("dmc/cartpole-swingup")
+    assert set(sources) == {"tdmpc2_sac", "pytorch_sac", "simba_sac", "simbav2_sac"}
+    one = sources["tdmpc2_sac"]
+    assert set(one.seeds) == {1, 2, 3}
+    assert one.mean[list(one.step).index(100000)] == pytest.approx(835, abs=1)  # 844.8, 825.8, 834.3
+    assert found("gym/Hopper-v5") == found("dmc/lqr-swim") == {}
+    assert "tdmpc2_sac" not in found("dmc/cartpole-swingup", 64_000)  # evaluated at 0 and at 100k
+    assert set(found("dmc/humanoid-walk")) == {"tdmpc2_sac", "pytorch_sac", "simba_sac"}
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of references."""
+    monkeypatch.setattr(references, "FOLDER", tmp_path / "reference")
+    references.FOLDER.mkdir()
+    references.all_of_them.cache_clear()
+    yield references.FOLDER
+    references.all_of_them.cache_clear()
+
+
+def test_own_results_are_drawn_beside_runs_of_the_same_algorithm_that_are_not_their_own(shelf: Path, tmp_path: Path) -> None:
+    env = "dmc/cartpole-swingup"
+    old = synthetic.experiment(tmp_path / "grid", labels=("qsm", "sac"), seeds=3)
+    synthetic.unfinish(synthetic.run_dir(old, env, "sac", 2), state="failed")
+    archive.write(load.find([old]), tmp_path / "grid.jsonl")
+    assert references.write(tmp_path / "grid.jsonl") == shelf / "grid.csv"
+    runs = load.read([old]).runs
+    own = np.array([run.evals.value for run in runs if run.label == "qsm"])
+    new = load.read([synthetic.experiment(tmp_path / "new", labels=("dql", "qsm"), seeds=1, steps=60000)]).runs
+    (found,) = references.ours(env, new)
+    assert (found.name, len(found.seeds), list(found.step)) == ("qsm, grid", 3, list(runs[0].evals.step))
+    assert found.mean == pytest.approx(own.mean(axis=0), abs=0.01)
+    assert references.ours(env, runs) == []
+    assert references.ours(env, [run for run in runs if run.label == "sac"]) == []
+    again = load.read([synthetic.experiment(tmp_path / "sac", labels=("sac",), seeds=3, steps=60000)]).runs
+    assert [len(item.seeds) for item in references.ours(env, again)] == [2]
+    assert references.ours("dmc/walker-walk", new) == []
+
+    variants = synthetic.experiment(tmp_path / "v", labels=("qsm",), seeds=1)
+    config = synthetic.run_dir(variants, env, "qsm", 0) / "config.yaml"
+    config.write_text(config.read_text().replace('"label": "qsm"', '"label": "hot"'))
+    with pytest.raises(reports.ReportError, match="hot on dmc/cartpole-swingup is a variant of qsm"):
+        references.rows_of(load.read([variants]), "v")
 
 
 # Bytes
