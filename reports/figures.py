@@ -25,6 +25,7 @@ WIDTH, NARROW = 10.4, 6.6  # inches: as wide as the page's text, and of a single
 DRAWN_POINTS = 240  # of a line; more cannot be seen and make files large
 LOOP = ("env", "act", "store", "sample")  # parts that are not learning: grey
 LEGEND_ROW = 0.24  # inches
+DOTS, THIN_DOTS = (0, (1, 1.2)), (0, (1, 1.5))  # of earlier results, of published curves
 DPI = 110
 
 
@@ -195,9 +196,10 @@ def legend(figure: Any, labels: dict[str, str], look: dict[str, Look], extra: Se
 
 def lines(
     panels: Sequence[Panel], look: dict[str, Look], *, columns: int = 3, height: float = 2.6, share_y: bool = False,
-    names: dict[str, str] | None = None,
+    names: dict[str, str] | None = None, dotted: str = "",
 ) -> Any:  # fmt: skip
-    """A sheet of line panels with one legend; the painter for `draw`. names: label -> its text in the legend, if another."""
+    """A sheet of line panels with one legend; the painter for `draw`. names: label -> its text in the legend, if another.
+    dotted: what the panels' dotted lines are."""
     labels = {
         label: (names or {}).get(label, label)
         for label in look
@@ -205,7 +207,7 @@ def lines(
     }
     sources = list(dict.fromkeys(line.label for panel in panels for line in panel.references))
     in_row = 8 if min(columns, len(panels)) > 1 else 5
-    rows = math.ceil(len(labels) / in_row) + math.ceil(len(sources) / in_row)
+    rows = math.ceil(len(labels) / in_row) + math.ceil((len(sources) + bool(dotted)) / in_row)
     figure, axes = sheet(len(panels), columns=columns, height=height, legend_rows=max(1, rows))
     marks = dict(zip(sources, ("x", "+", "1", "2", "3", "4"), strict=False))
     for axis, panel in zip(axes, panels, strict=True):
@@ -216,14 +218,15 @@ def lines(
         for axis in drawn:
             axis.set_ylim(bounds[:, 0].min(), bounds[:, 1].max())
             axis.tick_params(labelleft=axis is drawn[0])
-    legend(figure, labels, look, [_reference_handle(source, marks[source]) for source in sources])
+    beside = [_grey_handle(source, lw=1, ls=THIN_DOTS, marker=marks[source], ms=6) for source in sources]
+    legend(figure, labels, look, beside + ([_grey_handle(dotted, lw=1.4, ls=DOTS)] if dotted else []))
     return figure
 
 
-def _reference_handle(source: str, mark: str) -> Any:
+def _grey_handle(text: str, **style: Any) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=SOFT, lw=1, ls=(0, (1, 1.5)), marker=mark, ms=6, label=source)
+    return Line2D([], [], color=SOFT, label=text, **style)
 
 
 def _panel(axis: Any, panel: Panel, look: dict[str, Look], marks: dict[str, str]) -> None:
@@ -235,9 +238,9 @@ def _panel(axis: Any, panel: Panel, look: dict[str, Look], marks: dict[str, str]
         axis.text(0.5, 0.5, panel.message, transform=axis.transAxes, ha="center", va="center", color=SOFT, wrap=True)
         return
     for line in panel.references:
-        axis.plot(*line.mean, color=SOFT, lw=1, ls=(0, (1, 1.5)), marker=marks[line.label], ms=5, zorder=1.5)
+        axis.plot(*line.mean, color=SOFT, lw=1, ls=THIN_DOTS, marker=marks[line.label], ms=5, zorder=1.5)
     for line in panel.ours:
-        axis.plot(*line.mean, color=look[line.label].color, lw=1.4, ls=(0, (1, 1.2)), zorder=2)
+        axis.plot(*line.mean, color=look[line.label].color, lw=1.4, ls=DOTS, zorder=2)
     for line in panel.levels:
         axis.axhline(line.mean[1][0], color=look[line.label].color, lw=1.4, ls=(0, (6, 2)))
     for line in panel.series:

@@ -110,6 +110,12 @@ class Run:
         return str((self.config.get("algo") or {}).get("name"))
 
     @property
+    def action(self) -> str:
+        """Which action its evaluations took: own, sample, or the best of several."""
+        rule = self.config.get("eval") or {}
+        return "best of several" if rule.get("candidates", 1) != 1 else str(rule.get("action"))
+
+    @property
     def action_repeat(self) -> int:
         return (self.config.get("env") or {}).get("action_repeat", 1)
 

@@ -73,7 +73,6 @@ def learning_curves(collection: Collection, env: str, cells: list[Row], look: di
     shown = max((run.evals.step[-1] for run in runs if len(run.evals)), default=0)
     published = [Series(found.name, (found.step, found.mean)) for found in references.published(env, shown)]
     ours = references.ours(env, runs, shown)
-    label_of = {run.algo: run.label for run in sorted(runs, key=lambda run: list(look).index(run.label), reverse=True)}
     panels = [
         Panel(
             "by environment frames",
@@ -81,22 +80,22 @@ def learning_curves(collection: Collection, env: str, cells: list[Row], look: di
             score.name if score else "",
             _lines_of(runs, list(look), lambda run: run.evals.step),
             published,
-            [Series(label_of[found.algo], (found.step, found.mean)) for found in ours],
+            [Series(label, (found.step, found.mean)) for label, found in ours.items()],
             xticks=kilo,
         ),
         Panel("by updates", "updates", "", _lines_of(runs, list(look), lambda run: run.evals.update), xticks=kilo),
         _time_panel(runs, look),
     ]
     beside = " Grey: published SAC curves, steps counted in frames." if published else ""
+    grids = listing(dict.fromkeys(found.grid for found in ours.values()))
     if ours:
-        sources = listing(dict.fromkeys(found.source for found in ours))
-        beside += f" Dotted in an algorithm's colour: its mean in {sources}, this benchmark's own results."
+        beside += f" Dotted: the same algorithm's mean in this benchmark's own results, {grids}."
     how = (
         f"{band_text(cells)}{beside} Active time is acting, storing, sampling and updating, without evaluation. × ends "
         "an unfinished run."
     )
     alt = f"Learning curves of {', '.join(label for label in look if any(run.label == label for run in runs))} on {env}"
-    return draw(f"curves_{slug(env)}", env, alt, lambda: lines(panels, look, share_y=True), how=how)
+    return draw(f"curves_{slug(env)}", env, alt, lambda: lines(panels, look, share_y=True, dotted=grids), how=how)
 
 
 def _time_panel(runs: list[Run], look: dict[str, Look]) -> Panel:

@@ -1,12 +1,13 @@
 """Curves to hold a report's own against: SAC as others have published it, and what this benchmark's grids gave.
 
-`reference/*.csv` hold `algo,source,env,step,seed,return`, a row for each seed and evaluation; `step` counts environment frames.
+`reference/*.csv` hold `algo,source,env,action_repeat,step,seed,return`, a row for each seed and evaluation; `step` counts
+environment frames.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from reports import ReportError, load
 
 FOLDER = Path(__file__).parent / "reference"
-COLUMNS = ("algo", "source", "env", "step", "seed", "return")
+COLUMNS = ("algo", "source", "env", "action_repeat", "step", "seed", "return")
 PUBLISHED = {
     "tdmpc2_sac": "SAC, TD-MPC2 repository",
     "pytorch_sac": "SAC, pytorch_sac",
@@ -32,11 +33,17 @@ class Reference:
 
     algo: str
     source: str
+    action_repeat: int
     seeds: dict[int, dict[int, float]]  # seed -> {frames: return}
 
     @property
     def name(self) -> str:
         return PUBLISHED.get(self.source, f"{self.algo}, {self.source}")
+
+    @property
+    def grid(self) -> str:
+        """The grid of our own that it comes from, in words."""
+        return f"{self.source} (action repeat {self.action_repeat})"
 
     @property
     def step(self) -> np.ndarray:
@@ -50,9 +57,9 @@ class Reference:
     def made_from(self, runs: Iterable[load.Run]) -> bool:
         """Whether one of these runs is one of the reference's own, which would be drawn beside itself."""
         for run in runs:
-            curve = self.seeds.get(run.seed, {}) if run.algo == self.algo else {}
-            pairs = [(curve[step], value) for step, value in zip(run.evals.step, run.evals.value, strict=True) if step in curve]
-            if len(pairs) > 1 and np.allclose(*zip(*pairs, strict=True), rtol=0, atol=10.0**-PLACES):
+            curve = self.seeds.get(run.seed, {})
+            values = dict(zip(run.evals.step, run.evals.value, strict=True))
+            if curve and all(abs(values.get(step, np.inf) - value) <= 10.0**-PLACES for step, value in curve.items()):
                 return True
         return False
 
@@ -65,11 +72,16 @@ def published(env: str, budget: float = np.inf) -> list[Reference]:
     return [found for found in _on(env, budget) if found.source in PUBLISHED]
 
 
-def ours(env: str, runs: Sequence[load.Run], budget: float = np.inf) -> list[Reference]:
-    """This benchmark's own results with the algorithms of these runs, but for results that are these runs."""
-    algos = dict.fromkeys(run.algo for run in runs)
-    found = [item for item in _on(env, budget) if item.source not in PUBLISHED and item.algo in algos]
-    return sorted((item for item in found if not item.made_from(runs)), key=lambda item: list(algos).index(item.algo))
+def ours(env: str, runs: Iterable[load.Run], budget: float = np.inf) -> dict[str, Reference]:
+    """This benchmark's own results by the label of these runs that they belong beside: the same algorithm with its defaults,
+    evaluated by its own action; and not those runs themselves."""
+    alike: dict[str, list[load.Run]] = {}
+    for run in runs:
+        if len(run.evals) and not run.config.get("changed") and run.action == "own":
+            alike.setdefault(run.label, []).append(run)
+    own = {found.algo: found for found in _on(env, budget) if found.source not in PUBLISHED}
+    pairs = ((label, own.get(group[0].algo), group) for label, group in alike.items())
+    return {label: found for label, found, group in pairs if found and not found.made_from(group)}
 
 
 def _on(env: str, budget: float) -> list[Reference]:
@@ -83,23 +95,22 @@ def all_of_them() -> dict[str, list[Reference]]:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 key = row["algo"], row["source"]
-                reference = found.setdefault(row["env"], {}).setdefault(key, Reference(*key, {}))
+                fresh = Reference(*key, int(row["action_repeat"]), {})
+                reference = found.setdefault(row["env"], {}).setdefault(key, fresh)
                 reference.seeds.setdefault(int(row["seed"]), {})[int(row["step"])] = float(row["return"])
     return {env: list(references.values()) for env, references in found.items()}
 
 
 def rows_of(collection: load.Collection, source: str) -> list[list[object]]:
-    """The finished runs of a collection as rows of a reference file.
-
-    Raises ReportError when two of them are one algorithm with unlike settings: a reference has no labels.
-    """
+    """The finished runs of a collection as rows of a reference file. Raises ReportError for a variant of an algorithm."""
     rows = []
     for run in sorted(collection.runs, key=lambda run: (run.env, run.algo, run.seed)):
-        if run.label != run.algo:
+        if run.label != run.algo or run.config.get("changed"):
             raise ReportError(f"{run.label} on {run.env} is a variant of {run.algo}; a reference has the defaults alone")
         if run.state == "done":
+            name = [run.algo, source, run.env, run.action_repeat]
             values = zip(run.evals.step, run.evals.value, strict=True)
-            rows += [[run.algo, source, run.env, int(step), run.seed, round(float(value), PLACES)] for step, value in values]
+            rows += [[*name, int(step), run.seed, round(float(value), PLACES)] for step, value in values]
     return rows
 
 

@@ -35,12 +35,12 @@ def curves(collection: Collection, summary: Row, look: dict[str, Look]) -> Secti
     rows = [row for env in summary["envs"] for row in _reference_rows(env, collection, summary)]
     if rows:
         note = (
-            "Straight lines between a source's evaluations. The sources differ in networks, batch size and updates "
-            "per frame: a band, not a bar."
+            "Straight lines between a source's evaluations. Sources differ in networks, batch size and updates per frame, "
+            "our own grids from a run in action repeat: a band, not a bar."
         )
         blocks.append(
             Table(
-                ["environment", "reference", "seeds", "at frames", "mean return"],
+                ["environment", "reference", "action repeat", "seeds", "at frames", "mean return"],
                 grouped(rows),
                 "References at the same budget",
                 note,
@@ -61,10 +61,10 @@ def _reference_rows(env: str, collection: Collection, summary: Row) -> list[list
         return []
     runs = [run for run in collection.runs if run.env == env]
     rows = []
-    for found in [*references.ours(env, runs, budgets[0]), *references.published(env, budgets[0])]:
+    for found in [*references.ours(env, runs, budgets[0]).values(), *references.published(env, budgets[0])]:
         if found.step[0] <= budgets[0] <= found.step[-1]:
             value = number(float(np.interp(budgets[0], found.step, found.mean)))
-            rows.append([env, found.name, str(len(found.seeds)), large(budgets[0]), value])
+            rows.append([env, found.name, str(found.action_repeat), str(len(found.seeds)), large(budgets[0]), value])
     return rows
 
 

@@ -299,27 +299,42 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_own_results_are_drawn_beside_runs_of_the_same_algorithm_that_are_not_their_own(shelf: Path, tmp_path: Path) -> None:
     env = "dmc/cartpole-swingup"
-    old = synthetic.experiment(tmp_path / "grid", labels=("qsm", "sac"), seeds=3)
+    old = synthetic.experiment(tmp_path / "grid", labels=("td3", "sac"), seeds=3, repeat=2)
     synthetic.unfinish(synthetic.run_dir(old, env, "sac", 2), state="failed")
     archive.write(load.find([old]), tmp_path / "grid.jsonl")
     assert references.write(tmp_path / "grid.jsonl") == shelf / "grid.csv"
     runs = load.read([old]).runs
-    own = np.array([run.evals.value for run in runs if run.label == "qsm"])
-    new = load.read([synthetic.experiment(tmp_path / "new", labels=("dql", "qsm"), seeds=1, steps=60000)]).runs
-    (found,) = references.ours(env, new)
-    assert (found.name, len(found.seeds), list(found.step)) == ("qsm, grid", 3, list(runs[0].evals.step))
-    assert found.mean == pytest.approx(own.mean(axis=0), abs=0.01)
-    assert references.ours(env, runs) == []
-    assert references.ours(env, [run for run in runs if run.label == "sac"]) == []
-    again = load.read([synthetic.experiment(tmp_path / "sac", labels=("sac",), seeds=3, steps=60000)]).runs
-    assert [len(item.seeds) for item in references.ours(env, again)] == [2]
-    assert references.ours("dmc/walker-walk", new) == []
+    own = np.array([run.evals.value for run in runs if run.label == "td3"])
 
-    variants = synthetic.experiment(tmp_path / "v", labels=("qsm",), seeds=1)
-    config = synthetic.run_dir(variants, env, "qsm", 0) / "config.yaml"
-    config.write_text(config.read_text().replace('"label": "qsm"', '"label": "hot"'))
-    with pytest.raises(reports.ReportError, match="hot on dmc/cartpole-swingup is a variant of qsm"):
-        references.rows_of(load.read([variants]), "v")
+    root = synthetic.experiment(tmp_path / "new", labels=("hot", "td3", "sac", "dql"), seeds=2, steps=60_000)
+    edit(synthetic.run_dir(root, env, "hot", 0).parent, '"algo": {"name": "hot"', '"algo": {"name": "td3"')
+    edit(synthetic.run_dir(root, env, "hot", 0).parent, '"changed": {}', '"changed": {"lr": [1, 2]}')
+    edit(synthetic.run_dir(root, env, "sac", 0).parent, '"action": "own"', '"action": "sample"')
+    new = load.read([root]).runs
+    beside = references.ours(env, new)
+    assert list(beside) == ["td3"]  # not the variant, not the one evaluated otherwise, not the one of which there is nothing
+    assert (beside["td3"].name, len(beside["td3"].seeds), beside["td3"].action_repeat) == ("td3, grid", 3, 2)
+    assert beside["td3"].mean == pytest.approx(own.mean(axis=0), abs=0.01)
+    assert references.ours("dmc/walker-walk", new) == references.ours(env, []) == {}
+
+    assert references.ours(env, runs) == {}  # those runs themselves
+    begun = synthetic.run_dir(old, env, "td3", 0)
+    synthetic.unfinish(begun, state="interrupted")
+    again = [run for run in load.read([old]).runs if run.path == begun]
+    assert list(references.ours(env, again)) == ["td3"]  # as far as it came the same, but not the whole curve
+
+    with pytest.raises(reports.ReportError, match="hot on dmc/cartpole-swingup is a variant of td3"):
+        references.rows_of(load.read([root]), "v")
+    edit(root, '"action": "sample"', '"action": "own"')
+    _, text = write(root)
+    assert "Dotted: the same algorithm's mean in this benchmark's own results, grid (action repeat 2)." in text
+    mean = words.number(float(np.interp(60_000, beside["td3"].step, beside["td3"].mean)))
+    assert f"| td3, grid | 2 | 3 | 60k | {mean} |" in text
+
+
+def edit(root: Path, old: str, new: str) -> None:
+    for config in root.rglob("config.yaml"):
+        config.write_text(json.dumps(json.loads(config.read_text())).replace(old, new))
 
 
 # Bytes

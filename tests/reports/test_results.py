@@ -1,0 +1,93 @@
+"""docs/results/remake.py: the tables of the committed results, from archives with everything there and from poorer ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import synthetic
+
+import reports
+from reports import archive, load
+
+TASKS = ("dmc/cartpole-swingup", "dmc/walker-walk")
+VARIANTS = {"m10": (10.0, 5), "m50": (50.0, 5), "m50_T20": (50.0, 20)}
+
+
+@pytest.fixture
+def remake(tmp_path: Path, undrawn: None) -> ModuleType:
+    """The script, at work on made-up results of two grids in a folder of its own."""
+    path = Path(__file__).parents[2] / "docs" / "results" / "remake.py"
+    spec = importlib.util.spec_from_file_location("remake", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.HERE = tmp_path / "results"
+    module.HERE.mkdir()
+    size = {"seeds": 3, "steps": 100_000, "evaluations": 3}
+    grids = {
+        "dmc100k": (("qsm", "sac", "td3"), (*TASKS, "dmc/cheetah-run", "dmc/finger-spin")),
+        "qsm100k": (tuple(VARIANTS), TASKS),
+    }
+    for preset, (labels, envs) in grids.items():
+        root = synthetic.experiment(tmp_path / preset, labels=labels, envs=envs, **size)
+        for config in root.rglob("config.yaml"):
+            values = json.loads(config.read_text())
+            if values["label"] in VARIANTS:
+                values["algo"]["m_q"], values["algo"]["T"] = VARIANTS[values["label"]]
+                config.write_text(json.dumps(values))
+    for seed in (1, 2):  # an interval is gone, and so are one run's actions
+        synthetic.unfinish(synthetic.run_dir(tmp_path / "qsm100k", TASKS[0], "m10", seed), state="failed")
+    (synthetic.run_dir(tmp_path / "qsm100k", TASKS[0], "m10", 0) / "probes.npz").unlink()
+    synthetic.unfinish(synthetic.run_dir(tmp_path / "dmc100k", TASKS[1], "sac", 0), state="failed")
+    for preset in grids:
+        archive.write(load.find([tmp_path / preset]), module.HERE / f"{preset}.jsonl")
+        reports.write([module.HERE / f"{preset}.jsonl"], module.HERE / preset, allow_partial=True)
+    return module
+
+
+def rows_of(text: str, title: str) -> list[dict[str, str]]:
+    """The table below a heading that begins with `title`."""
+    part = next(part for part in text.split("\n## ") if part.startswith(title))
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def finals(root: Path, env: str, label: str, seeds: tuple[int, ...] = (0, 1, 2)) -> np.ndarray:
+    runs = [synthetic.run_dir(root, env, label, seed) for seed in seeds]
+    last = [json.loads((run / "evals.jsonl").read_text().splitlines()[-1]) for run in runs]
+    return np.array([np.mean(line["returns"]) for line in last])
+
+
+def test_the_tables_say_what_the_runs_say(remake: ModuleType, tmp_path: Path) -> None:
+    text = remake.tables()
+    grid, variants = tmp_path / "dmc100k", tmp_path / "qsm100k"
+
+    def first(cell: str) -> float:
+        return float(cell.replace("−", "-").split()[0])
+
+    for row in rows_of(text, "Five algorithms"):
+        for env in TASKS:
+            seeds = (1, 2) if (env, row["algorithm"]) == (TASKS[1], "sac") else (0, 1, 2)
+            assert first(row[env]) == pytest.approx(finals(grid, env, row["algorithm"], seeds).mean(), rel=5e-3)
+
+    cartpole, walker, *_ = rows_of(text, "SAC beside")
+    assert (cartpole["SAC, TD-MPC2 repository"], cartpole["range"]) == ("835", "829 to 861")
+    assert (cartpole["mean here"], cartpole["interval here"]) == ("below", "apart from it")
+    assert walker["interval here"] == "–"  # of two seeds
+
+    weights = {(row["task"], row["M_q"], row["T"]): row for row in rows_of(text, "QSM's score weight")}
+    assert len(weights) == 6
+    long = weights[TASKS[0], "50", "20"]
+    gap = finals(variants, TASKS[0], "m50_T20").mean() - finals(variants, TASKS[0], "m50").mean()
+    assert first(long["minus M_q = 50, T = 5"]) == pytest.approx(gap, rel=5e-3)
+    poor = weights[TASKS[0], "10", "5"]
+    assert (poor["seeds"], poor["on the bound"]) == ("1", "–")
+    whole = weights[TASKS[1], "10", "5"]
+    gap = finals(variants, TASKS[1], "m10").mean() - finals(variants, TASKS[1], "m50").mean()
+    assert first(whole["minus M_q = 50, T = 5"]) == pytest.approx(gap, rel=5e-3)
+    bounds = [run.probes.on_bound[-1] for run in load.read([variants]).runs if (run.env, run.label) == (TASKS[1], "m10")]
+    assert whole["on the bound"] == f"{100 * np.mean(bounds):.0f} %"
