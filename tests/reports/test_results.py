@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ import synthetic
 import reports
 from reports import archive, load
 
+ROOT = Path(__file__).parents[2]
 TASKS = ("dmc/cartpole-swingup", "dmc/walker-walk")
 VARIANTS = {"m10": (10.0, 5), "m50": (50.0, 5), "m50_T20": (50.0, 20)}
 
@@ -21,7 +23,7 @@ VARIANTS = {"m10": (10.0, 5), "m50": (50.0, 5), "m50_T20": (50.0, 20)}
 @pytest.fixture
 def remake(tmp_path: Path, undrawn: None) -> ModuleType:
     """The script, at work on made-up results of two grids in a folder of its own."""
-    path = Path(__file__).parents[2] / "docs" / "results" / "remake.py"
+    path = ROOT / "docs" / "results" / "remake.py"
     spec = importlib.util.spec_from_file_location("remake", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -91,3 +93,18 @@ def test_the_tables_say_what_the_runs_say(remake: ModuleType, tmp_path: Path) ->
     assert first(whole["minus M_q = 50, T = 5"]) == pytest.approx(gap, rel=5e-3)
     bounds = [run.probes.on_bound[-1] for run in load.read([variants]).runs if (run.env, run.label) == (TASKS[1], "m10")]
     assert whole["on the bound"] == f"{100 * np.mean(bounds):.0f} %"
+
+
+def test_the_readme_says_what_the_pages_say() -> None:
+    text = (ROOT / "README.md").read_text().split("## What comes out so far")[1].split("\n## ")[0]
+    page = (ROOT / "docs" / "reproduction" / "fig8" / "report.md").read_text()
+    told = re.findall(r"\d+ \[\d+,\s\d+\]", text)
+    assert len(told) == 3
+    for value in told:
+        assert f"{value.replace(chr(10), ' ')}?" in page
+    rows = rows_of(page.replace("**Policy update alone**", "\n## Times"), "Times")
+    times = {row["T"]: float(row["dql / qsm"]) for row in rows}
+    for ratio, chain in re.findall(r"([\d.]+) times (?:as\s+long )?at T = (\d+)", text):
+        assert float(ratio) == pytest.approx(times.pop(chain), abs=0.051)
+    assert list(times) == ["10"]
+    assert "45 of 45 cases" in (ROOT / "docs" / "reproduction" / "boltzmann" / "report.md").read_text()
