@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 
 from bench import clock
-from bench.clock import CudaClock
+from bench.clock import CudaClock, peak_memory_mb
 
 
 class Stream:
@@ -78,3 +80,12 @@ def test_on_a_real_device_too():
     wall = measured.record()["wall"]
     assert wall["actor"] > 10 * launched
     assert wall["actor"] > 10 * wall["act"]
+
+
+def test_the_peak_of_memory_is_a_process_s_own():
+    """Fails where the peak of the process that started it counts too, as in Linux's ru_maxrss."""
+    held = b"x" * 1_000_000_000
+    code = "from bench.clock import peak_memory_mb; print(peak_memory_mb())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert 50 < float(done.stdout) < 900 < peak_memory_mb()
+    del held
