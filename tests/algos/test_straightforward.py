@@ -13,6 +13,9 @@ from bench.bodies import spec_of
 from bench.config import agent_config, algo_values
 from bench.cost import latest_start, random_data
 
+# By algorithm and optimizer, a share of its largest gradient, where terms of both signs cancel in others by construction:
+# ctq's deltas are centred at each time, so that the gradients in the biases of J are 0 but for rounding, or close to it.
+CANCEL = {("ctq", "critic_optimizer"): 0.1}
 PLAIN = {"relu": torch.relu, "tanh": torch.tanh, "mish": F.mish}
 
 
@@ -70,13 +73,13 @@ def test_every_phase_agrees_to_1e_5(monkeypatch, name, settings):
             for key, value in found.items():
                 near(value, wanted[key], f"{phase.name}: {key}")
             told = {id(p): torch.ones_like(p) for p in of(fast)}
-            for optimizer, other in zip(fast.optimizers().values(), plain.optimizers().values(), strict=True):
+            for (label, optimizer), other in zip(fast.optimizers().items(), plain.optimizers().values(), strict=True):
                 assert len(optimizer.grads) == len(other.grads)  # none at all before its first step
-                whole = max((float(grad.norm()) for grad in other.grads), default=0.0)
+                cancel = CANCEL.get((name, label), 0.0) * max((float(grad.norm()) for grad in other.grads), default=0.0)
                 for p, grad, same in zip(optimizer.own, optimizer.grads, other.grads, strict=False):
-                    near(grad, same, f"{phase.name}: a gradient", least=0.1 * whole)
-                    told[id(p)] = (same.abs() > 1e-6 * whole).float()
-            # Adam's first steps divide by the size of the gradient itself: where it is 0 but for rounding they are chance
+                    near(grad, same, f"{phase.name}: a gradient", least=max(cancel, 1e-12))
+                    told[id(p)] = (same.abs() >= 1e-5 * cancel).float()
+            # Adam's first steps divide by the size of the gradient itself, so the few entries without one are left to chance
             kept = [told[id(p)] for p in of(fast)]
             moved = [
                 torch.cat([((p.detach() - was) * keep).flatten() for p, was, keep in zip(of(agent), before, kept, strict=True)])
@@ -91,7 +94,7 @@ def of(agent):
 
 
 def near(found: torch.Tensor, wanted: torch.Tensor, what: str, tolerance: float = 1e-5, least: float = 1e-12) -> None:
-    """least: the smallest norm that an error is held against, since terms of both signs may cancel in a gradient."""
+    """least: the smallest norm that an error is held against."""
     # a loss may be a small mean of large terms of both signs: 1 is the scale of a term
     error = float((found - wanted).norm() / wanted.norm().clamp(min=1.0 if wanted.dim() == 0 else least))
     assert error <= tolerance, f"{what} differs by {error:.2g} of its norm"
