@@ -54,7 +54,8 @@ def remake(tmp_path: Path, undrawn: None) -> ModuleType:
 def rows_of(text: str, title: str) -> list[dict[str, str]]:
     """The table below a heading that begins with `title`."""
     part = next(part for part in text.split("\n## ") if part.startswith(title))
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+    lines = [line.replace("\\", "").split("|")[1:-1] for line in part.splitlines() if line.startswith("|")]
+    lines = [[cell.strip() for cell in line] for line in lines]
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
