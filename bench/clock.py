@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from pathlib import Path
 
 import torch
+
+from bench.provenance import peak_memory_mb
 
 UNREAD = 4096  # laps after which a CUDA clock reads its events, however far the next record is
 OVERHEAD = ("eval", "checkpoint", "log", "setup")  # everything else is active training time
@@ -88,14 +87,3 @@ def _event() -> torch.cuda.Event:
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event
-
-
-def peak_memory_mb() -> float:
-    """Largest resident set of this process so far, in MB.
-
-    From /proc where there is one: what `getrusage` says on Linux begins with the peak of the process that started this one.
-    """
-    try:
-        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
-    except (OSError, IndexError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)

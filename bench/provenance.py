@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -69,3 +70,14 @@ def session(
         "command": command or sys.argv,
         "cell_command": cell_command,
     }
+
+
+def peak_memory_mb() -> float:
+    """Largest resident set of this process so far, in MB.
+
+    From /proc where there is one: what `getrusage` says on Linux begins with the peak of the process that started this one.
+    """
+    try:
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)

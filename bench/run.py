@@ -23,7 +23,7 @@ import envs
 from algos.agent import Rollout, sample
 from algos.replay import buffer_for
 from bench import cost, devices, provenance
-from bench.clock import Clock, CudaClock, peak_memory_mb
+from bench.clock import Clock, CudaClock
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite
@@ -317,7 +317,7 @@ class Run:
         self.losses.check()
         self.checkpoint()
         counted = read_json(self.path / "cost.json")
-        self.dir.write_json("cost.json", counted | {"peak_memory_mb": round(peak_memory_mb(), 1)})
+        self.dir.write_json("cost.json", counted | {"peak_memory_mb": round(provenance.peak_memory_mb(), 1)})
         self._progress("done")
         self.dir.mark_done({"env_step": self.env_step, "update": self.agent.updates, "time": time.time()})
         if not self.config.keep_replay:  # after DONE: a run killed before it still needs the replay

@@ -45,7 +45,7 @@ def write(found: Found, out: Path) -> tuple[int, int]:
     names = found.names
     lines: list[dict[str, Any]] = [{"archive": VERSION}]
     for home, content in found.experiments.items():
-        lines.append({"experiment": names[home]} | _slim_experiment(content, home, found))
+        lines.append({"experiment": names[home]} | jsonable(_slim_experiment(content, home, found)))
     kept: dict[str, Record] = {}
     for path, read_record in found.runs.items():
         try:
@@ -58,7 +58,7 @@ def write(found: Found, out: Path) -> tuple[int, int]:
         kept[f"{name}/{place}"] = jsonable(slim(record))
         lines.append({"run": place, "of": name} | kept[f"{name}/{place}"])
     _refuse_loss(out, kept)
-    data = "".join(json.dumps(jsonable(line), separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines).encode()
+    data = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines).encode()
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)

@@ -46,8 +46,9 @@ class SweepView(GridView):
     def complete(self) -> bool:
         """Whether every trial has ended, every search has found something, and that is confirmed where it was asked for."""
         confirmed, wanted = super().rows(), bool(read_json(self.path / "sweep.json")["confirm"])
+        begun = self._begun()
         for label, count in self._asked().items():
-            states = [end["state"] for place in self._begun()[label] if (end := self._end(label, place))]
+            states = [end["state"] for place in begun[label] if (end := self._end(label, place))]
             if len(states) < count or "complete" not in states:
                 return False
         return bool(confirmed) >= wanted and all(row["state"] == "done" for row in confirmed)

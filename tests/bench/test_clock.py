@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bench import clock
-from bench.clock import CudaClock, peak_memory_mb
+from bench.clock import CudaClock
+from bench.provenance import peak_memory_mb
 
 
 class Stream:
@@ -85,7 +86,7 @@ def test_on_a_real_device_too():
 def test_the_peak_of_memory_is_a_process_s_own():
     """Fails where the peak of the process that started it counts too, as in Linux's ru_maxrss."""
     held = b"x" * 1_000_000_000
-    code = "from bench.clock import peak_memory_mb; print(peak_memory_mb())"
+    code = "from bench.provenance import peak_memory_mb; print(peak_memory_mb())"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert 50 < float(done.stdout) < 900 < peak_memory_mb()
+    assert 5 < float(done.stdout) < 900 < peak_memory_mb()
     del held
