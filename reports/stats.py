@@ -9,6 +9,7 @@ gets a t interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,11 +46,25 @@ class Estimate:
         return "" if self.n >= RELIABLE_SEEDS else f"unreliable interval from {self.n} seeds"
 
 
-def iqm(scores: np.ndarray) -> np.ndarray:
-    """Interquartile mean over the last axis, [..., N] -> [...]: the mean without the lowest and highest floor(N / 4)."""
-    ordered = np.sort(scores, axis=-1)
-    cut = ordered.shape[-1] // 4
-    return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
+def iqm(scores: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Interquartile mean of pooled scores [..., N] over tasks of these many seeds -> [...]: the mean without the lowest and
+    the highest quarter (with equal sizes: floor(N / 4) scores each).
+
+    Every task weighs the same, as if its scores were repeated until all tasks had equally many: otherwise an algorithm that
+    loses seeds on its hard tasks would rise by that.
+    """
+    if len(set(sizes)) == 1:
+        ordered = np.sort(scores, axis=-1)
+        cut = ordered.shape[-1] // 4
+        return ordered[..., cut : ordered.shape[-1] - cut].mean(-1)
+    each = math.lcm(*sizes)
+    repeats = np.repeat([each // size for size in sizes], sizes)
+    order = np.argsort(scores, axis=-1)
+    ends = repeats[order].cumsum(-1)
+    total = each * len(sizes)
+    cut = total // 4
+    kept = np.diff(ends.clip(cut, total - cut), axis=-1, prepend=cut)
+    return (kept * np.take_along_axis(scores, order, axis=-1)).sum(-1) / (total - 2 * cut)
 
 
 def _task_means(scores: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
@@ -59,7 +74,7 @@ def _task_means(scores: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 
 # Each takes the pooled scores [..., N] and the number of seeds of each task (they sum to N).
 AGGREGATES: dict[str, Callable[[np.ndarray, Sequence[int]], np.ndarray]] = {
-    "iqm": lambda scores, sizes: iqm(scores),
+    "iqm": iqm,
     "median": lambda scores, sizes: np.median(_task_means(scores, sizes), axis=-1),
     "mean": lambda scores, sizes: _task_means(scores, sizes).mean(-1),
     # the mean shortfall from 1; what lies above 1 does not make up for it
@@ -117,14 +132,14 @@ def iqm_curve(
 
     A resample takes whole curves, so that the bands of neighbouring points belong together. No band below MIN_SEEDS.
     """
-    pooled = np.concatenate(list(curves))
-    value = iqm(pooled.T)
-    if min(len(task) for task in curves) < MIN_SEEDS:
+    pooled, sizes = np.concatenate(list(curves)), [len(task) for task in curves]
+    value = iqm(pooled.T, sizes)
+    if min(sizes) < MIN_SEEDS:
         return value, None, None
     generator = np.random.default_rng(seed)
     order = [task[np.lexsort(task.T[::-1])] for task in curves]
     samples = np.concatenate([_resample(task, resamples, generator) for task in order], axis=1)
-    low, high = _percentiles(iqm(samples.swapaxes(1, 2)), level, len(pooled) - len(order))
+    low, high = _percentiles(iqm(samples.swapaxes(1, 2), sizes), level, len(pooled) - len(order))
     return value, low, high
 
 
@@ -332,7 +347,7 @@ def coverage(tasks: int, seeds: int, *, studies: int, resamples: int = 1000, see
         x, y = generator.normal(size=(2, tasks, seeds))
         drawn = generator.integers(seeds, size=(resamples, tasks, seeds))
         plain = np.take_along_axis(np.broadcast_to(x, drawn.shape), drawn, axis=-1)
-        low, high = np.quantile(iqm(plain.reshape(resamples, -1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(iqm(plain.reshape(resamples, -1), [seeds] * tasks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         hits["percentile"] += bool(low <= 0 <= high)
         ours = aggregate(list(x), resamples=resamples, seed=int(generator.integers(2**31)))["iqm"]
         hits["iqm"] += bool(ours.low <= 0 <= ours.high)

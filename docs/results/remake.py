@@ -58,8 +58,8 @@ def write_tables() -> None:
 
 
 def tables() -> str:
-    """tables.md, from the summaries of the reports, the archives and the published curves."""
-    main, variants = (json.loads((HERE / preset / "summary.json").read_text(encoding="utf-8")) for preset in PRESETS)
+    """tables.md, from the summaries of the reports that are there, the archives and the published curves."""
+    main, variants = (summary_of(preset) for preset in PRESETS)
     told = (
         "Means over seeds of the last evaluation, at 100,000 frames, with 95 % intervals (t; for the IQM a stratified "
         "bootstrap; `?`: unreliable, from few seeds). Made by `remake.py` from the archives beside this page."
@@ -69,19 +69,28 @@ def tables() -> str:
         "On the bound: of the actions sampled at a few first states of an episode, at the end, the share at "
         f"{ON_BOUND:g} of the bound or beyond; mean over seeds."
     )
-    parts = {
-        "Five algorithms": Table(["algorithm", "seeds", "IQM, normalised", *main["envs"]], headline(main)),
-        "SAC beside what others have published": Table(
-            ["task", "here", *references.PUBLISHED.values(), "range", "mean here", "interval here"], sac(main),
-            note="The range is that of the sources' means at the same frames.",
-        ),
-        "TD3 beside SpinningUp's": Table(["task", "here", "SpinningUp"], td3(main), note=theirs),
-        "QSM's score weight and chain length": Table(
+    parts = {}
+    if main:
+        parts |= {
+            "Five algorithms": Table(["algorithm", "seeds", "IQM, normalised", *main["envs"]], headline(main)),
+            "SAC beside what others have published": Table(
+                ["task", "here", *references.PUBLISHED.values(), "range", "mean here", "interval here"], sac(main),
+                note="The range is that of the sources' means at the same frames.",
+            ),
+            "TD3 beside SpinningUp's": Table(["task", "here", "SpinningUp"], td3(main), note=theirs),
+        }  # fmt: skip
+    if variants:
+        parts["QSM's score weight and chain length"] = Table(
             ["task", "M_q", "T", "seeds", "on the bound", "final return", "minus M_q = 50, T = 5"], saturation(variants),
             note=bound,
-        ),
-    }  # fmt: skip
+        )  # fmt: skip
     return markdown("The numbers", [Section("", title, [table]) for title, table in parts.items()], subtitle=told)
+
+
+def summary_of(preset: str) -> Row | None:
+    """The summary of a preset's report; None before its grid has been run."""
+    path = HERE / preset / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def headline(summary: Row) -> Rows:
@@ -110,8 +119,9 @@ def sac(summary: Row) -> Rows:
 
 
 def td3(summary: Row) -> Rows:
-    finals = {env: estimate(cell_of(summary, env, "td3")["final"]) for env in TD3}
-    return [[env, finals[env], f"{number(mean)} ± {number(sd)}"] for env, (mean, sd) in TD3.items()]
+    envs = [env for env in TD3 if env in summary["envs"]]
+    finals = {env: estimate(cell_of(summary, env, "td3")["final"]) for env in envs}
+    return [[env, finals[env], "{} ± {}".format(*map(number, TD3[env]))] for env in envs]
 
 
 def saturation(summary: Row) -> Rows:

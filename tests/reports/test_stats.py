@@ -16,14 +16,31 @@ RNG = np.random.default_rng(7)
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 15, 100])
 def test_iqm_is_scipys_trimmed_mean(n: int) -> None:
     scores = RNG.normal(size=(6, n))
-    np.testing.assert_allclose(stats.iqm(scores), oracle.trim_mean(scores, 0.25, axis=-1), rtol=1e-12)
+    np.testing.assert_allclose(stats.iqm(scores, [n]), oracle.trim_mean(scores, 0.25, axis=-1), rtol=1e-12)
+
+
+def test_iqm_weighs_tasks_alike_whatever_their_seeds() -> None:
+    sizes = [5, 3, 4]
+    scores = RNG.normal(size=(6, sum(sizes)))
+    tasks = np.split(scores, np.cumsum(sizes)[:-1], axis=-1)
+    whole = np.concatenate([task.repeat(60 // size, axis=-1) for task, size in zip(tasks, sizes, strict=True)], axis=-1)
+    np.testing.assert_allclose(stats.iqm(scores, sizes), oracle.trim_mean(whole, 0.25, axis=-1), rtol=1e-12)
+
+    easy, hard = np.linspace(0.88, 0.92, 10), np.linspace(0.05, 0.15, 10)
+    some = slice(3, 6)  # of the seeds, with nearly the same mean
+    lost = [stats.aggregate(tasks)["iqm"] for tasks in ([easy, hard[some]], [easy[some], hard])]
+    for found in lost:  # between the tasks, which weigh half each: not at the one with more seeds
+        assert found.value == pytest.approx(0.5, abs=0.02)
+    curve = [np.tile(task[:, None], 2) for task in (easy, hard[some])]
+    np.testing.assert_allclose(stats.iqm_curve(curve)[0], lost[0].value)
 
 
 def test_aggregates_by_hand() -> None:
-    # task means 0.2, 0.7, 1.1; the pooled 8 values without their two lowest and two highest: 0.3 0.6 0.6 0.9
+    # task means 0.2, 0.7, 1.1; each task six times over (thrice 0.1 0.3, twice the others), 18 values without the four lowest
+    # and the four highest: 0.3 four times, 0.6 four times, 0.9 twice
     tasks = [np.array([0.1, 0.3]), np.array([0.9, 0.6, 0.6]), np.array([1.4, 1.6, 0.3])]
     values = {name: value.value for name, value in stats.aggregate(tasks).items()}
-    assert values["iqm"] == pytest.approx((0.3 + 0.6 + 0.6 + 0.9) / 4)
+    assert values["iqm"] == pytest.approx((4 * 0.3 + 4 * 0.6 + 2 * 0.9) / 10)
     assert values["median"] == pytest.approx(0.7)
     assert values["mean"] == pytest.approx((0.2 + 0.7 + 1.1) / 3)
     # what is above 1 counts as 1: shortfalls 0.9 0.7 | 0.1 0.4 0.4 | 0 0 0.7
