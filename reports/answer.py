@@ -8,7 +8,7 @@ from dataclasses import replace
 from reports import stats
 from reports.figures import Look
 from reports.html import Bullets, Cell, Section, Table, Text
-from reports.summary import Row, share_of_tasks
+from reports.summary import SIZED, Row, share_of_tasks
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
 
 WIDE = 5  # more environments than this get their own table instead of a column each
@@ -100,15 +100,21 @@ def _verdict(summary: Row, env: str | None) -> str:
     bounds = f" {interval(top)}" if interval(top) else ""
     pairs = [pair for pair in summary["pairs"] if pair["env"] == env and leader in (pair["x"], pair["y"])]
     fewest = min(pair["n"] for pair in pairs)
-    name = leader if fewest < stats.MIN_SEEDS else f"**{leader}**"
+    worse = [_other(pair, leader) for pair in pairs if pair["better"] == _other(pair, leader)]
+    name = leader if fewest < stats.MIN_SEEDS or worse else f"**{leader}**"
     found = f"{where}, {name} has the best {what}: {number(top['value'])}{bounds} against {against}."
     if fewest < stats.MIN_SEEDS:
         return f"{found} With {plural(fewest, 'seed')} in a cell **this decides nothing**: the order may be luck."
     beaten = [_other(pair, leader) for pair in pairs if pair["better"] == leader]
-    open_ = [pair for pair in pairs if pair["better"] != leader]
+    open_ = [pair for pair in pairs if not pair["better"]]
     parts = [found]
     if beaten:
         parts.append(f"It is better than {listing(beaten)}.")
+    if worse:
+        parts.append(
+            f"**Yet {listing(worse)} {'is' if len(worse) == 1 else 'are'} better than it** by the difference of means and the "
+            "probability of improvement: the measures disagree, so look at the tasks."
+        )
     if open_:
         parts.append(f"It is **not separated** from {listing([_open_text(pair, leader) for pair in open_])}.")
     return " ".join(parts)
@@ -180,14 +186,19 @@ def _cost(summary: Row) -> list[str]:
 def update_costs(summary: Row) -> tuple[dict[str, float], str]:
     """Milliseconds per update of each label, and how they were measured.
 
-    From the timings of a quiet core where these have every label with its own number of denoising steps. Otherwise from
-    the runs, mean over environments, if all were timed under one set-up; {} if not.
+    From the timings of a quiet core where these have every label with its own number of denoising steps, and all with the
+    batch, width, device and mode of the runs. Otherwise from the runs, mean over environments, if all were timed under one
+    set-up; {} if not.
     """
     chains = {cell["label"]: cell["T"] for cell in summary["cells"]}
-    updates = {(row.get("algo"), row.get("T")): row["median_ms"] for row in main_timings(summary["timing"], "update")}
+    rows = main_timings(summary["timing"], "update")
+    updates = {(row.get("algo"), row.get("T")): row["median_ms"] for row in rows}
     timed = {label: updates.get((label, chain)) for label, chain in chains.items()}
     if timed and all(timed.values()):
-        return timed, "as timed on a quiet core by `python -m bench timing`"
+        sized = {key: rows[0].get(key) for key in SIZED}
+        if all(_fits(cell["sized"], sized) for cell in summary["cells"] if cell["sized"]):
+            told = ", ".join(f"{key} {sized[key]}" for key in SIZED if sized[key])
+            return timed, f"as timed on a quiet core by `python -m bench timing` ({told})"
     cells = [cell for cell in summary["cells"] if cell["conditions"]]
     if len({condition for cell in cells for condition in cell["conditions"]}) != 1:
         return {}, ""
@@ -196,6 +207,11 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
         if cell["cost"].get("ms_per_update"):
             costs.setdefault(cell["label"], []).append(cell["cost"]["ms_per_update"])
     return {label: sum(values) / len(values) for label, values in costs.items()}, "as measured during these runs"
+
+
+def _fits(run: Row, timed: Row) -> bool:
+    """Whether runs have the batch (where they have one), width, device and mode of timings."""
+    return run["batch"] in (None, timed["batch"]) and all(run[key] == timed[key] for key in SIZED if key != "batch")
 
 
 def main_timings(timing: list[Row], name: str) -> list[Row]:
@@ -217,7 +233,8 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     cells = {(cell["env"], cell["label"]): cell for cell in summary["cells"]}
     costs, _ = update_costs(summary)
     decidable = all(cell["n"] >= stats.MIN_SEEDS for cell in summary["cells"])
-    best = {env: next((label for label, _ in ranking(summary, env) if decidable), None) for env in envs}
+    ranked = [env for env in envs if decidable and env not in summary["mixed"]]
+    best = {env: next((label for label, _ in ranking(summary, env)), None) for env in ranked}
     rows = []
     for label in look:
         row = [Cell(label, color=look[label].color)]
@@ -225,7 +242,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
             row.append(_iqm(summary, label))
         for env in envs:
             cell = cells.get((env, label))
-            row.append(_score(cell, strong=best[env] == label))
+            row.append(_score(cell, strong=best.get(env) == label))
         row += (
             [_better_than(summary, label, None if several else summary["envs"][0])] if several or len(envs) == 1 else []
         )
@@ -233,7 +250,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
         rows.append(row)
     columns = ["algorithm", *(["IQM over tasks"] if several else []), *envs]
     columns += ["better than"] if several or len(envs) == 1 else []
-    bold = "Bold: the best mean of its column, which is not yet a win. " if decidable else ""
+    bold = "Bold: the best mean of its column, which is not yet a win. " if ranked else ""
     note = (
         "Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished "
         f"seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and "
@@ -252,7 +269,7 @@ def _iqm(summary: Row, label: str) -> Cell:
 
 def _score(cell: Row | None, *, strong: bool) -> Cell:
     if not cell or not cell["n"]:
-        return Cell(("not scored" if cell["states"].get("done") else "missing") if cell else NOTHING)
+        return Cell(("not scored" if cell["states"].get("done") else _states(cell["states"])) if cell else NOTHING)
     seeds = f"n = {cell['n']}" if cell["n"] == cell["asked"] else f"n = {cell['n']} of {cell['asked']}"
     return Cell(number(cell["final"]["value"]), f"{interval(cell['final'])} {seeds}".strip(), strong=strong)
 

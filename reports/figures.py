@@ -25,6 +25,7 @@ WIDTH, NARROW = 10.4, 6.6  # inches: as wide as the page's text, and of a single
 DRAWN_POINTS = 240  # of a line; more cannot be seen and make files large
 LOOP = ("env", "act", "store", "sample")  # parts that are not learning: grey
 LEGEND_ROW = 0.24  # inches
+LETTER, BOLD_LETTER = 0.078, 0.096  # inches, about, of labels and of titles
 DOTS, THIN_DOTS = (0, (1, 1.2)), (0, (1, 1.5))  # of earlier results, of published curves
 DPI = 110
 
@@ -87,7 +88,7 @@ def series(label: str, curves: Sequence[tuple], partial: Sequence[tuple] = ()) -
     """Mean and 95 % t interval at each x over a label's seeds, where all of them have values; from (x, y) pairs."""
     finite = [(x[ok], y[ok]) for x, y in curves if (ok := np.isfinite(x) & np.isfinite(y)).any()]
     thin = [_thin(*curve) for curve in finite]
-    partial = [_thin(*curve) for curve in partial if len(curve[0])]
+    partial = [_thin(*curve) for curve in map(_until_infinite, partial) if len(curve[0])]
     if not finite:
         return Series(label, partial=partial)
     start, stop = max(x[0] for x, _ in finite), min(x[-1] for x, _ in finite)
@@ -96,6 +97,13 @@ def series(label: str, curves: Sequence[tuple], partial: Sequence[tuple] = ()) -
     x = first if same else np.linspace(start, max(start, stop), DRAWN_POINTS)
     mean, low, high = stats.mean_interval(np.array([np.interp(x, *curve) for curve in finite]))
     return Series(label, (x, mean), None if low is None else (x, low, high), thin, partial)
+
+
+def _until_infinite(curve: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """A curve up to its first value that is not finite: that is where it ended."""
+    finite = np.isfinite(curve[0]) & np.isfinite(curve[1])
+    end = len(finite) if finite.all() else int(finite.argmin())
+    return curve[0][:end], curve[1][:end]
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,7 +152,8 @@ def style() -> dict[str, Any]:
         "axes.titlelocation": "left",
         "axes.titleweight": "bold",
         "axes.titlesize": 10,
-        "axes.titley": 1.03,  # fixed: looking for a free place costs a third of the drawing
+        "axes.titley": 1.0,  # fixed: looking for a free place costs a third of the drawing
+        "axes.titlepad": 9,  # points
         "axes.grid": True,
         "axes.axisbelow": True,
         "grid.color": GRID,
@@ -171,6 +180,17 @@ def draw(name: str, caption: str, alt: str, paint: Callable[[], Any], *, how: st
     return html.Figure(name, png.getvalue(), svg.getvalue(), caption, alt, how, wide=figure.get_figwidth() > NARROW)
 
 
+def entitle(axis: Any, text: str) -> None:
+    """A title that stays above its own axes: of smaller letters where it is long."""
+    space = axis.get_position().width * axis.figure.get_figwidth() + 0.3  # of the room between two panels
+    axis.set_title(text, fontsize=min(10.0, max(6.5, 10 * space / (BOLD_LETTER * max(1, len(text))))))
+
+
+def legend_columns(texts: Sequence[str], width: float) -> int:
+    """How many entries of a legend stand side by side on a figure of so many inches."""
+    return max(1, min(8, int((width - 0.6) / (0.55 + LETTER * max(map(len, texts), default=0)))))
+
+
 def legend(figure: Any, labels: dict[str, str], look: dict[str, Look], extra: Sequence[Any] = ()) -> None:
     """One legend for all panels above them, label -> text, `extra` handles in a row of their own."""
     from matplotlib.lines import Line2D
@@ -182,11 +202,11 @@ def legend(figure: Any, labels: dict[str, str], look: dict[str, Look], extra: Se
         for label, text in labels.items()
     ]
     left, inches = 0.5 / figure.get_figwidth(), figure.get_figheight()
-    columns = 8 if figure.get_figwidth() > NARROW else 5
     top = 0.02
     for group in (handles, list(extra)):
         if not group:
             continue
+        columns = legend_columns([handle.get_label() for handle in group], figure.get_figwidth())
         figure.legend(
             handles=group, loc="upper left", ncol=columns, frameon=False, handlelength=1.8, columnspacing=1.5,
             bbox_to_anchor=(left, 1 - top / inches), borderaxespad=0.3,
@@ -206,8 +226,9 @@ def lines(
         if any(line.label == label for panel in panels for line in [*panel.series, *panel.levels])
     }
     sources = list(dict.fromkeys(line.label for panel in panels for line in panel.references))
-    in_row = 8 if min(columns, len(panels)) > 1 else 5
-    rows = math.ceil(len(labels) / in_row) + math.ceil((len(sources) + bool(dotted)) / in_row)
+    width = WIDTH if min(columns, len(panels)) > 1 else NARROW
+    groups = [list(labels.values()), [*sources, *([dotted] if dotted else [])]]
+    rows = sum(math.ceil(len(group) / legend_columns(group, width)) for group in groups)
     figure, axes = sheet(len(panels), columns=columns, height=height, legend_rows=max(1, rows))
     marks = dict(zip(sources, ("x", "+", "1", "2", "3", "4"), strict=False))
     for axis, panel in zip(axes, panels, strict=True):
@@ -230,7 +251,7 @@ def _grey_handle(text: str, **style: Any) -> Any:
 
 
 def _panel(axis: Any, panel: Panel, look: dict[str, Look], marks: dict[str, str]) -> None:
-    axis.set_title(panel.title)
+    entitle(axis, panel.title)
     axis.set_xlabel(panel.xlabel)
     axis.set_ylabel(panel.ylabel)
     if panel.message:
@@ -245,7 +266,8 @@ def _panel(axis: Any, panel: Panel, look: dict[str, Look], marks: dict[str, str]
         axis.axhline(line.mean[1][0], color=look[line.label].color, lw=1.4, ls=(0, (6, 2)))
     for line in panel.series:
         if panel.steps:
-            axis.plot(*line.mean, color=look[line.label].color, lw=1.8, drawstyle="steps-mid")
+            own = look[line.label]
+            axis.plot(*line.mean, color=own.color, ls=own.dashes, lw=1.8, drawstyle="steps-mid")
             axis.fill_between(*line.mean, color=look[line.label].color, alpha=0.12, lw=0, step="mid")
         else:
             _line(axis, line, look[line.label])
@@ -323,14 +345,15 @@ class Bar:
 def intervals(
     panels: Sequence[tuple[str, Sequence[Bar]]], look: dict[str, Look], *, middle: float | None = None, columns: int = 4
 ) -> Any:
-    """Points with 95 % intervals in rows; hollow without an interval, dashed where it is unreliable."""
+    """Points with 95 % intervals in rows; hollow without an interval, pale between end marks where it is unreliable."""
     rows = max(len(bars) for _, bars in panels)
     figure, axes = sheet(len(panels), columns=columns, height=0.42 * rows + 0.35, legend_rows=0)
     widest = max(len(line) for _, bars in panels for bar in bars for line in bar.text.split("\n"))
-    figure.subplots_adjust(left=min(0.4, (0.25 + 0.078 * widest) / figure.get_figwidth()), wspace=0.16)
+    most = 0.6 if columns == 1 else 0.4
+    figure.subplots_adjust(left=min(most, (0.25 + LETTER * widest) / figure.get_figwidth()), wspace=0.16)
     figure.subplots_adjust(bottom=0.32 / figure.get_figheight())
     for position, (axis, (title, bars)) in enumerate(zip(axes, panels, strict=True)):
-        axis.set_title(title)
+        entitle(axis, title)
         axis.grid(visible=False, axis="y")
         for height, bar in enumerate(bars):
             _interval(axis, height, bar, look.get(bar.label, Look(INK, "o")))
@@ -348,8 +371,12 @@ def intervals(
 def _interval(axis: Any, height: int, bar: Bar, look: Look) -> None:
     value, low, high = (bar.estimate[key] for key in ("value", "low", "high"))
     if low is not None:
-        dashes = "-" if bar.estimate["n"] >= stats.RELIABLE_SEEDS else (0, (1.2, 0.8))
-        axis.plot([low, high], [height, height], color=look.color, lw=5, alpha=0.4, ls=dashes, solid_capstyle="butt")
+        ends, line = [low, high], [height, height]
+        if bar.estimate["n"] >= stats.RELIABLE_SEEDS:
+            axis.plot(ends, line, color=look.color, lw=5, alpha=0.4, solid_capstyle="butt")
+        else:
+            axis.plot(ends, line, color=look.color, lw=5, alpha=0.17, solid_capstyle="butt")
+            axis.plot(ends, line, color=look.color, ls="none", marker="|", ms=9, markeredgewidth=1.2, alpha=0.7)
     axis.plot(
         [value], [height], marker=look.marker, ms=7, color=look.color, ls="none",
         markerfacecolor=look.color if low is not None else PAPER, markeredgewidth=1.4,
@@ -371,9 +398,9 @@ def stacked(panels: Sequence[tuple[str, dict[str, dict[str, float]]]], parts: Se
     legend_rows = math.ceil(len(parts) / 8)
     figure, axes = sheet(len(panels), columns=2, height=0.42 * rows + 0.35, legend_rows=legend_rows)
     widest = max(len(label) for _, bars in panels for label in bars)
-    figure.subplots_adjust(left=min(0.4, (0.25 + 0.078 * widest) / figure.get_figwidth()), wspace=0.12 + 0.02 * widest)
+    figure.subplots_adjust(left=min(0.4, (0.25 + LETTER * widest) / figure.get_figwidth()), wspace=0.12 + 0.02 * widest)
     for axis, (title, bars) in zip(axes, panels, strict=True):
-        axis.set_title(title)
+        entitle(axis, title)
         axis.set_xlabel(xlabel)
         axis.grid(visible=False, axis="y")
         for height, values in enumerate(bars.values()):
@@ -404,7 +431,7 @@ def clouds(panels: Sequence[tuple[str, np.ndarray, np.ndarray, str]], look: dict
     for axis, (title, points, behind, label) in zip(axes, panels, strict=True):
         axis.scatter(*behind.T, s=4, color=GRID, lw=0, rasterized=True)
         axis.scatter(*points.T, s=9, color=look[label].color, alpha=0.65, lw=0, rasterized=len(points) > 300)
-        axis.set_title(title)
+        entitle(axis, title)
         axis.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
         axis.locator_params(nbins=4)
         axis.tick_params(labelleft=axis is axes[0])

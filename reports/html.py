@@ -171,7 +171,10 @@ def markdown(title: str, sections: Sequence[Section], *, subtitle: str = "", fol
     for section in sections:
         parts.append(f"## {_escape(section.title)}")
         parts += [_markdown_block(block, folder) for block in section.blocks]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    for section in sections:  # GitHub makes the anchor of a heading from its words
+        text = text.replace(f"](#{section.id})", f"](#{re.sub('[^a-z0-9 -]', '', section.title.lower()).replace(' ', '-')})")
+    return text
 
 
 def _markdown_block(block: Block, folder: str) -> str:

@@ -130,11 +130,22 @@ class Run:
         return -(-frames // decision) * decision
 
     @property
+    def sized(self) -> dict[str, Any]:
+        """What the cost of an update depends on beside the algorithm, as `bench timing` names it; None: no single number."""
+        algo = self.config.get("algo") or {}
+        hidden = {size for key in ("actor_hidden", "critic_hidden") for size in algo.get(key) or []}
+        chosen = {"batch": algo.get("batch_size"), "width": hidden.pop() if len(hidden) == 1 else None}
+        return chosen | {"device": self.config.get("device", "cpu"), "mode": self.config.get("speed", "eager")}
+
+    @property
     def conditions(self) -> tuple[tuple[str, str], ...]:
         """What wall-clock depends on beside the code; runs share a time axis only where this is equal."""
         names = ("cpu", "cores", "device", "threads", "matmul_precision", "jobs")
         speed = ("speed", str(self.config.get("speed", "eager")))
-        seen = {(*((name, str(session.get(name, "?"))) for name in names), speed) for session in self.sessions}
+        seen = set()
+        for session in self.sessions:
+            torch = str((session.get("packages") or {}).get("torch", "?"))
+            seen.add((*((name, str(session.get(name, "?"))) for name in names), ("torch", torch), speed))
         if len(seen) > 1:
             return (("sessions", f"{len(seen)} different set-ups ({self.path.parent.name}/{self.path.name})"),)
         return seen.pop() if seen else (("provenance", "missing"),)

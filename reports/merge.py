@@ -144,8 +144,8 @@ def cautions(collection: Collection, rows: list[dict[str, Any]]) -> list[str]:
             )
         if len(every := sorted({run.config.get("eval_every") or 0 for run in runs})) > 1:
             texts.append(
-                f"**{env}**: evaluated every {listing([large(e) for e in every])} frames, so “best” is picked from more "
-                "evaluations of some than of others."
+                f"**{env}**: evaluated every {listing([large(e) for e in every])} frames. Where runs are evaluated more often, "
+                "“best” is picked from more values, a score is seen to be reached earlier, and AUC is closer to the curve."
             )
     for label in collection.labels:
         settings = {run.env: run.config.get("algo") or {} for run in collection.runs if run.label == label}

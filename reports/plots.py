@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from reports.summary import Row, scores, share_of_tasks
 from reports.words import listing
 
 BAND = "Thin lines are seeds, the thick line is their mean"
+EVERY_RUN = f"{BAND} over all runs, unfinished ones too, the shade its 95 % t interval (of fewer than {stats.MIN_SEEDS}: none)."
 HEALTH = {
     "q_mean": "mean Q of the batch",
     "critic_loss": "critic loss",
@@ -52,21 +54,28 @@ def band_text(cells: list[Row]) -> str:
     return f"{BAND}, the shade its 95 % t interval.{weak}"
 
 
-def _lines_of(runs: list[Run], labels: list[str], axis: Any) -> list[Series]:
-    """One Series for each label; `axis(run)` gives x for each evaluation."""
+def scored_runs(collection: Collection, rows: list[Row]) -> set[Path]:
+    """The runs that the tables average over, by their paths."""
+    scored = {(row["env"], row["label"], row["seed"]) for row in rows if row["scored"]}
+    return {run.path for run in collection.runs if (run.env, run.label, run.seed) in scored}
+
+
+def _lines_of(runs: list[Run], scored: set[Path], labels: list[str], axis: Any) -> list[Series]:
+    """One Series for each label, its mean over the scored runs; `axis(run)` gives x for each evaluation."""
     result = []
     for label in labels:
         own = [run for run in runs if run.label == label and len(run.evals)]
         pairs = {
-            state: [(axis(run), run.evals.value) for run in own if (run.state == "done") == state]
-            for state in (True, False)
+            state: [(axis(run), run.evals.value) for run in own if (run.path in scored) == state] for state in (True, False)
         }
         if own:
             result.append(series(label, pairs[True], pairs[False]))
     return result
 
 
-def learning_curves(collection: Collection, env: str, cells: list[Row], look: dict[str, Look]) -> Figure:
+def learning_curves(
+    collection: Collection, env: str, scored: set[Path], cells: list[Row], look: dict[str, Look]
+) -> Figure:
     """Return against frames, updates and active seconds; beside the first, published SAC and this benchmark's own results."""
     runs = [run for run in collection.runs if run.env == env]
     score = runs[0].score if runs else None
@@ -78,13 +87,13 @@ def learning_curves(collection: Collection, env: str, cells: list[Row], look: di
             "by environment frames",
             "frames",
             score.name if score else "",
-            _lines_of(runs, list(look), lambda run: run.evals.step),
+            _lines_of(runs, scored, list(look), lambda run: run.evals.step),
             published,
             [Series(label, (found.step, found.mean)) for label, found in ours.items()],
             xticks=kilo,
         ),
-        Panel("by updates", "updates", "", _lines_of(runs, list(look), lambda run: run.evals.update), xticks=kilo),
-        _time_panel(runs, look),
+        Panel("by updates", "updates", "", _lines_of(runs, scored, list(look), lambda run: run.evals.update), xticks=kilo),
+        _time_panel(runs, scored, look),
     ]
     beside = " Grey: published SAC curves, steps counted in frames." if published else ""
     grids = listing(dict.fromkeys(found.grid for found in ours.values()))
@@ -92,17 +101,17 @@ def learning_curves(collection: Collection, env: str, cells: list[Row], look: di
         beside += f" Dotted: the same algorithm's mean in this benchmark's own results, {grids}."
     how = (
         f"{band_text(cells)}{beside} Active time is acting, storing, sampling and updating, without evaluation. × ends "
-        "an unfinished run."
+        "a run that is in no mean: one unfinished, or not to be scored."
     )
     alt = f"Learning curves of {', '.join(label for label in look if any(run.label == label for run in runs))} on {env}"
     return draw(f"curves_{slug(env)}", env, alt, lambda: lines(panels, look, share_y=True, dotted=grids), how=how)
 
 
-def _time_panel(runs: list[Run], look: dict[str, Look]) -> Panel:
+def _time_panel(runs: list[Run], scored: set[Path], look: dict[str, Look]) -> Panel:
     conditions = {run.conditions for run in runs}
     if len(conditions) > 1:
         message = (
-            f"not drawn: these runs were timed\nunder {len(conditions)} different set-ups\n(hardware, threads, "
+            f"not drawn: these runs were timed\nunder {len(conditions)} different set-ups\n(hardware, torch, threads, "
             "jobs),\nsee Wall-clock"
         )
         return Panel("by active time", "seconds", message=message)
@@ -113,21 +122,21 @@ def _time_panel(runs: list[Run], look: dict[str, Look]) -> Panel:
         "by active time",
         "seconds",
         "",
-        _lines_of(timed, list(look), lambda run: run.clock.at(run.evals.step)),
+        _lines_of(timed, scored, list(look), lambda run: run.clock.at(run.evals.step)),
         xticks=kilo,
     )
 
 
-def overview(collection: Collection, look: dict[str, Look]) -> Figure:
+def overview(collection: Collection, scored: set[Path], cells: list[Row], look: dict[str, Look]) -> Figure:
     """All environments on one sheet, against frames."""
     panels = []
     for env in collection.envs:
         runs = [run for run in collection.runs if run.env == env]
-        panels.append(Panel(env, "frames", "", _lines_of(runs, list(look), lambda run: run.evals.step), xticks=kilo))
+        drawn = _lines_of(runs, scored, list(look), lambda run: run.evals.step)
+        panels.append(Panel(env, "frames", "", drawn, xticks=kilo))
     alt = f"Learning curves on {len(panels)} environments"
-    return draw(
-        "curves_overview", "All environments", alt, lambda: lines(panels, look, columns=4, height=1.9), how=f"{BAND}."
-    )
+    return draw("curves_overview", "All environments", alt, lambda: lines(panels, look, columns=4, height=1.9),
+                how=band_text(cells))  # fmt: skip
 
 
 def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
@@ -140,10 +149,9 @@ def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
     ]
     tasks = len(summary["aggregates"]["envs"])
     how = (
-        "Points are estimates, bars 95 % intervals (stratified bootstrap over seeds). IQM is the mean of the middle "
-        "half of all runs: "
-        "it ignores lucky and broken seeds alike. The optimality gap is the mean shortfall from 1. Hollow: no "
-        "interval; broken bar: unreliable."
+        "Points are estimates, bars 95 % intervals (stratified bootstrap over seeds). IQM leaves out the lowest and the "
+        "highest quarter of the runs, every task weighing the same. The optimality gap is the mean shortfall from 1. Hollow: "
+        "no interval; pale bar between end marks: unreliable."
     )
     caption = f"Normalised final score, {tasks} task{'s' if tasks != 1 else ''} (0: random policy, 1: top of the range)"
     alt = f"{caption} of {', '.join(_named(summary, label) for label in have)}"
@@ -164,19 +172,21 @@ def profiles(collection: Collection, rows: list[Row], summary: Row, look: dict[s
         tasks = scores(rows, label, summary["aggregates"]["envs"], "final_normalised")
         if tasks:
             share, low, high = stats.profile(tasks, tau)
+            if min(map(len, tasks)) < stats.RELIABLE_SEEDS:  # a bootstrap of few seeds above a threshold is often all or none
+                low = high = None
             drawn.append(Series(label, (tau, share), None if low is None else (tau, low, high)))
     panels = [
         Panel("performance profile", "normalised final score τ", "share of runs above τ", drawn, ylim=(-0.03, 1.03))
     ]
     how = (
         "A profile says which share of an algorithm's runs ends above a score; a line that lies higher everywhere is "
-        "better throughout."
+        f"better throughout. Its shade: a 95 % interval, where every task has {stats.RELIABLE_SEEDS} seeds."
     )
     if len(summary["aggregates"]["envs"]) > 1:
         panels.append(_efficiency(collection, rows, summary, look))
         how += (
             " Right: the IQM over tasks and seeds during training, tasks aligned by the share of their frames. "
-            "Shades: 95 % intervals."
+            "Its shade: a 95 % interval."
         )
     names = {line.label: _named(summary, line.label) for line in drawn}
     alt = f"Performance profiles of {', '.join(names.values())}"
@@ -211,7 +221,7 @@ def improvement(summary: Row, look: dict[str, Look], env: str | None) -> Figure:
     how = (
         "The chance that a random run of the first scores above a random run of the second; 0.5 (dashed) is a coin "
         "toss. "
-        "An interval that contains 0.5 decides nothing."
+        "An interval that contains 0.5 decides nothing. Pale bar between end marks: unreliable."
     )
     panels = [("", bars)]
     alt = f"Probability of improvement for {len(bars)} pairs on {where}"
@@ -224,8 +234,8 @@ def improvement(summary: Row, look: dict[str, Look], env: str | None) -> Figure:
     )
 
 
-def phases(summary: Row) -> Figure | None:
-    """Milliseconds per update by phase, acting and storing included; None when nothing was timed."""
+def phases(summary: Row, *, set_ups: bool) -> Figure | None:
+    """Milliseconds per update by phase, acting and storing included; None when nothing was timed. set_ups: name them."""
     panels, parts = [], []
     for env in summary["envs"]:
         bars = {}
@@ -238,7 +248,7 @@ def phases(summary: Row) -> Figure | None:
             }
             split = {name: value for name, value in split.items() if name not in IDLE_PHASES}
             if cell["env"] == env and split:
-                bars[cell["label"]] = split
+                bars[f"{cell['label']} (set-up {cell['conditions'][0]})" if set_ups else cell["label"]] = split
                 parts += [name for name in split if name not in parts]
         if bars:
             panels.append((env, bars))
@@ -363,7 +373,7 @@ def training_curves(collection: Collection, env: str, look: dict[str, Look]) -> 
         return None
     how = (
         "Q far above what the returns allow, or a loss that grows without end, is divergence before it is reported as "
-        "such."
+        f"such. {EVERY_RUN}"
     )
     return draw(f"training_{slug(env)}", f"Q-values and losses: {env}", f"Training curves on {env}",
                 lambda: lines(panels, look, height=2.1), how=how)  # fmt: skip
@@ -382,7 +392,7 @@ def spread(env: str, probed: list[tuple[Run, behaviour.Probes]], look: dict[str,
     how = (
         "Spread of the samples at one state, in units of the bounds (1 is half the range), averaged over the first "
         "states. "
-        "Falling to 0: a policy that has become deterministic."
+        f"Falling to 0: a policy that has become deterministic. {EVERY_RUN}"
     )
     return draw(f"spread_{slug(env)}", f"Spread of actions over training: {env}", f"Spread and saturation of actions on {env}",
                 lambda: lines(panels, look, columns=3, height=2.1), how=how)  # fmt: skip

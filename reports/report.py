@@ -27,7 +27,7 @@ def write_report(
     look = looks(numbers["labels"])
     parts = [
         answer.section(numbers, look),
-        sections.curves(collection, numbers, look),
+        sections.curves(collection, rows, numbers, look),
         sections.aggregates(collection, rows, numbers, look),
         sections.wall_clock(collection, numbers, timings, look),
         sections.behaviour(collection, numbers, look),

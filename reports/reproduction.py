@@ -77,6 +77,26 @@ def larger(x: Sequence[np.ndarray], y: Sequence[np.ndarray], what: str, *, least
     return _from_interval(shifted, least, what, needed, "seed")
 
 
+def alike(x: Sequence[np.ndarray], y: Sequence[np.ndarray], what: str, *, within: float) -> Verdict:
+    """Whether mean(x) - mean(y), averaged over tasks, is at most `within` either way: Welch's 95 % interval must lie inside.
+
+    x, y: the seeds' values [n] for each task, as in reports.stats.
+    """
+    if len(x) != len(y) or not len(x) or not all(map(len, [*x, *y])):
+        return Verdict(OPEN, f"{what}: a task has no finished seed.")
+    found = stats.difference(x, y)
+    nearest = within if found.value > 0 else -within
+    needed = stats.seeds_to_separate(x, [np.asarray(task, dtype=np.float64) + nearest for task in y])
+    if found.low is None:
+        return _from_interval(found, nearest, what, needed, "seed")
+    text = f"{what}: {_told(found, 'seed')}"
+    if -within < found.low and found.high < within:
+        return Verdict(HOLDS, f"{text}, within ±{number(within)}.")
+    if found.low > within or found.high < -within:
+        return Verdict(FAILS, f"{text}, beyond ±{number(within)}.")
+    return Verdict(OPEN, f"{text}, on both sides of {number(nearest)}; {_would_decide(needed, 'seed')}.")
+
+
 def every(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict on a claim of several parts: it holds if all do, and fails if one does."""
     outcomes = {verdict.outcome for verdict in verdicts}
@@ -88,13 +108,21 @@ def _from_interval(found: stats.Estimate, threshold: float, what: str, needed: i
     if found.low is None:
         few = f"{what}: {number(found.value)} from {plural(found.n, unit)}"
         return Verdict(OPEN, f"{few}; {stats.MIN_SEEDS} are needed for an interval.")
-    text = f"{what}: {number(found.value)} [{number(found.low)}, {number(found.high)}] from {plural(found.n, unit)}"
+    text = f"{what}: {_told(found, unit)}"
     if found.low > threshold:
         return Verdict(HOLDS, f"{text}, above {number(threshold)}.")
     if found.high < threshold:
         return Verdict(FAILS, f"{text}, below {number(threshold)}.")
+    return Verdict(OPEN, f"{text}, on both sides of {number(threshold)}; {_would_decide(needed, unit)}.")
+
+
+def _told(found: stats.Estimate, unit: str) -> str:
+    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}] from {plural(found.n, unit)}"
+
+
+def _would_decide(needed: int | None, unit: str) -> str:
     would = f"about {plural(needed, unit)} would decide" if needed else f"more than 1000 {unit}s would be needed"
-    return Verdict(OPEN, f"{text}, on both sides of {number(threshold)}; with this mean and spread {would}.")
+    return f"with this mean and spread {would}"
 
 
 def write_page(

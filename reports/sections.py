@@ -16,24 +16,26 @@ from reports.summary import THRESHOLDS, Row, condition_names, reach_key
 from reports.words import NOTHING, estimate, large, listing, number, plural
 
 MANY_PAIRS = 12
+STEADY = 1.2  # times the fastest seed's milliseconds per update: the slowest that goes without a word
 
 
 def label_cell(label: str, look: dict[str, Look]) -> Cell:
     return Cell(label, color=look[label].color)
 
 
-def curves(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
+def curves(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Section:
     blocks: list[Any] = []
+    scored = plots.scored_runs(collection, rows)
     if len(summary["envs"]) > 3:
-        blocks.append(plots.overview(collection, look))
+        blocks.append(plots.overview(collection, scored, summary["cells"], look))
     for env in summary["envs"]:
         if not any(run.env == env and len(run.evals) for run in collection.runs):
             blocks.append(Text(f"**{env}**: no evaluation has been recorded."))
             continue
         cells = [cell for cell in summary["cells"] if cell["env"] == env]
-        blocks.append(plots.learning_curves(collection, env, cells, look))
-    rows = [row for env in summary["envs"] for row in _reference_rows(env, collection, summary)]
-    if rows:
+        blocks.append(plots.learning_curves(collection, env, scored, cells, look))
+    beside = [row for env in summary["envs"] for row in _reference_rows(env, collection, summary)]
+    if beside:
         note = (
             "Straight lines between a source's evaluations. Sources differ in networks, batch size and updates per frame, "
             "our own grids from a run in action repeat: a band, not a bar."
@@ -41,7 +43,7 @@ def curves(collection: Collection, summary: Row, look: dict[str, Look]) -> Secti
         blocks.append(
             Table(
                 ["environment", "reference", "action repeat", "seeds", "at frames", "mean return"],
-                grouped(rows),
+                grouped(beside),
                 "References at the same budget",
                 note,
             )
@@ -128,6 +130,8 @@ def _aggregate_table(summary: Row, look: dict[str, Look]) -> Table:
         "n",
     ]
     note = (
+        "IQM: the mean of all runs without the lowest and the highest quarter of them (of fewer than four runs, of all), every "
+        "task weighing the same; median: of the tasks' means. "
         f"n: the fewest seeds of a task. Fewer than {stats.MIN_SEEDS}: no interval; fewer than {stats.RELIABLE_SEEDS}: "
         "the interval is unreliable and marked ?."
     )
@@ -176,15 +180,17 @@ def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:
         row = [cell["env"], label_cell(cell["label"], look)]
         for threshold in THRESHOLDS:
             key = reach_key(threshold)
+            seconds = _reached(cell[f"seconds_to_{key}"], number)
+            beside = f"set-up {cell['conditions'][0]}" if several_set_ups(summary) and seconds != NOTHING else ""
             row += [f"{cell[f'reached_{key}']} of {cell['n']}" if cell["n"] else NOTHING]
-            row += [_reached(cell[f"frames_to_{key}"], large), _reached(cell[f"seconds_to_{key}"], number)]
+            row += [_reached(cell[f"frames_to_{key}"], large), Cell(seconds, beside)]
         rows.append(row)
     columns = ["environment", "algorithm"]
     for threshold in THRESHOLDS:
         columns += [f"seeds at {threshold:g}", f"frames to {threshold:g}", f"active s to {threshold:g}"]
     note = (
         "Medians over seeds of the first evaluation at or above the normalised score; a seed that never gets there "
-        "counts as later than all others."
+        "counts as later than all others. Seconds: only of cells timed under one set-up."
     )
     return Table(columns, grouped(rows), "Frames and active seconds to a score", note)
 
@@ -276,12 +282,13 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
         blocks.append(
             Text(
                 f"These runs were timed under **{len(conditions)} different set-ups**. Times are comparable only "
-                "within one, so no time axis is "
-                "shared between them and a cell with several has no times.",
+                "within one: learning curves share no time axis, a cell with several has no times, and elsewhere the set-up "
+                "stands beside them.",
                 "notice",
             )
         )
-    if figure := plots.phases(summary):
+    blocks += [Text(text, "notice") for text in _unsteady(collection, summary)]
+    if figure := plots.phases(summary, set_ups=len(conditions) > 1):
         blocks.append(figure)
     blocks += [_cost_table(summary, look), _phase_table(summary, look), _size_table(summary, look)]
     blocks.append(
@@ -298,16 +305,40 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
     return Section("clock", "Wall-clock", blocks)
 
 
+def several_set_ups(summary: Row) -> bool:
+    return len({condition for cell in summary["cells"] for condition in cell["conditions"]}) > 1
+
+
+def _unsteady(collection: Collection, summary: Row) -> list[str]:
+    """What else than the algorithms these times carry: other work on the machine, and changes of the code."""
+    texts = []
+    timed = [cell for cell in summary["cells"] if cell["ms_per_update_range"]]
+    ratios = {cell["ms_per_update_range"][1] / (cell["ms_per_update_range"][0] or math.nan): cell for cell in timed}
+    if (worst := max(ratios, default=1.0)) > STEADY:
+        cell = ratios[worst]
+        low, high = cell["ms_per_update_range"]
+        texts.append(
+            f"Times were not steady: from seed to seed an update of {cell['label']} on {cell['env']} took {number(low)} to "
+            f"{number(high)} ms. What else ran on the machine is in these times, and in the scores at equal time."
+        )
+    revisions = {str(session["git"]) for run in collection.runs for session in run.sessions if session.get("git")}
+    if len(revisions) > 1:
+        texts.append(f"These runs were made by {len(revisions)} revisions of the code, whose speed may differ (Provenance).")
+    return texts
+
+
 def _cost_table(summary: Row, look: dict[str, Look]) -> Table:
     rows = []
     for cell in summary["cells"]:
         cost = cell["cost"]
         seconds = f"{number(cell['equal_time_s'])} s" if cell["equal_time_s"] else NOTHING
-        first, rest = ("ms_per_update", "updates_per_s"), ("active_s", "process_s", "total_s", "peak_memory_mb")
+        rest = ("active_s", "process_s", "total_s", "peak_memory_mb")
         names = [cell["env"], label_cell(cell["label"], look), ", ".join(cell["conditions"]) or NOTHING]
+        low, high = map(number, cell["ms_per_update_range"] or (None, None))
+        update = Cell(number(cost.get("ms_per_update")), f"{low} to {high}" if low != high else "")
         equal = [estimate(cell["at_equal_time"]), seconds]
         rows.append(
-            [*names, *(number(cost.get(key)) for key in first), *equal, *(number(cost.get(key)) for key in rest)]
+            [*names, update, number(cost.get("updates_per_s")), *equal, *(number(cost.get(key)) for key in rest)]
         )
     columns = [
         "environment",
@@ -320,8 +351,8 @@ def _cost_table(summary: Row, look: dict[str, Look]) -> Table:
     ]
     columns += ["active s", "process s", "total s", "peak memory, MB"]
     note = (
-        "Equal time: the active seconds that every finished run of the environment spent; the score there lies on a "
-        "straight line between evaluations."
+        "ms per update: mean and range over finished seeds. Equal time: the active seconds that every finished run of the "
+        "environment spent; the score there lies on a straight line between evaluations."
     )
     return Table(columns, grouped(rows), "What it cost", note)
 

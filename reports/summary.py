@@ -17,6 +17,7 @@ from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Curve, Missing, R
 
 THRESHOLDS = (0.5, 0.8)  # of the normalised score
 COLUMNS = ("final", "best", "auc")
+SIZED = ("batch", "width", "device", "mode")
 Row = dict[str, Any]
 
 
@@ -40,7 +41,7 @@ def per_seed(collection: Collection) -> list[Row]:
 
 
 def condition_names(runs: Iterable[Run]) -> dict[tuple, str]:
-    """A letter for each set-up (hardware, threads, concurrency) that runs were timed under."""
+    """A letter for each set-up (hardware, torch, threads, concurrency) that runs were timed under."""
     found = sorted({run.conditions for run in runs})
     return {condition: _letters(number) for number, condition in enumerate(found)}
 
@@ -84,6 +85,7 @@ def _row(run: Run, budget: int, tolerance: int, condition: str) -> Row:
         "rule": run.rule,
         "action_repeat": run.action_repeat,
         "T": (run.config.get("algo") or {}).get("T"),
+        **run.sized,
         "score": run.score.name,
         "direction": "max" if run.score.maximise else "min",
         "low": run.score.low,
@@ -217,6 +219,7 @@ def _cell(rows: list[Row]) -> Row:
         "states": dict(sorted(Counter(row["state"] for row in rows).items())),
         "budget": scored[0]["budget"] if scored else None,
         "T": next((row["T"] for row in rows if row.get("T")), None),
+        "sized": next(({key: row[key] for key in SIZED} for row in rows if row.get("device")), None),
         "rule": next((row["rule"] for row in rows if row.get("rule")), None),
         "score": next((row["score"] for row in rows if row.get("score")), None),
         "direction": next((row["direction"] for row in rows if row.get("direction")), None),
@@ -234,8 +237,12 @@ def _cell(rows: list[Row]) -> Row:
         cell[f"reached_{key}"] = int(np.isfinite(_values(scored, f"frames_to_{key}")).sum())
         for unit in ("frames", "seconds"):
             values = _values(scored, f"{unit}_to_{key}")
-            cell[f"{unit}_to_{key}"] = float(np.median(values)) if len(values) else None
-    return cell | {"cost": _cost(rows)}
+            known = len(values) and (unit == "frames" or len(cell["conditions"]) == 1)
+            cell[f"{unit}_to_{key}"] = float(np.median(values)) if known else None
+    cost = _cost(rows)
+    updates = _values([row for row in rows if row["state"] == "done"], "ms_per_update")
+    cell["ms_per_update_range"] = [float(updates.min()), float(updates.max())] if "ms_per_update" in cost else None
+    return cell | {"cost": cost}
 
 
 def _cost(rows: list[Row]) -> Row:
@@ -261,8 +268,9 @@ def _aggregated_envs(collection: Collection, rows: list[Row], allow_partial: boo
         if env in collection.mixed:
             left_out[env] = collection.mixed[env]
         elif not have:
-            ranged = any(row["env"] == env and row["scored"] for row in rows)
-            left_out[env] = "its score has no range to normalise by" if ranged else "no finished run"
+            here = [row for row in rows if row["env"] == env]
+            ended = "no scored run" if any(row["state"] == "done" for row in here) else "no finished run"
+            left_out[env] = "its score has no range to normalise by" if any(row["scored"] for row in here) else ended
         elif lacking and not allow_partial:
             ended = any(row["env"] == env and row["label"] in lacking and row["state"] == "done" for row in rows)
             left_out[env] = f"no {'scored' if ended else 'finished'} run of {', '.join(lacking)}"

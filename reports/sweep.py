@@ -14,7 +14,7 @@ from reports.merge import merge
 from reports.report import write_pages
 from reports.summary import Row
 from reports.sweep_plots import Record, of_state, winner
-from reports.words import NOTHING, estimate, large, listing, number, plural
+from reports.words import NOTHING, estimate, interval, large, listing, number, plural
 
 TUNED = "_tuned"  # the label of a winner is the algorithm's with this behind it
 
@@ -73,13 +73,15 @@ def gain(label: str, rows: list[Row]) -> Row | None:
         return None
     before, after = (summary.scores(scored, name, envs, "final_normalised") for name in (label, label + TUNED))
     asked = {row["env"] for row in rows if row["label"] in have}
+    gap, wins = stats.difference(after, before), stats.improvement(after, before)
     return {
         "envs": envs,
         "left_out": sorted(asked - set(envs)),
         "default": summary.estimate(stats.aggregate(before)["mean"]),
         "tuned": summary.estimate(stats.aggregate(after)["mean"]),
-        "difference": summary.estimate(stats.difference(after, before)),
-        "improvement": summary.estimate(stats.improvement(after, before)),
+        "difference": summary.estimate(gap),
+        "improvement": summary.estimate(wins),
+        "better": summary.better(gap, wins, "tuned", "default"),
     }
 
 
@@ -132,7 +134,8 @@ def _answer(content: Record, gains: dict[str, Row | None], look: dict[str, Look]
         )
     columns = ["algorithm", "default", "tuned", "tuned − default", "best trial (not comparable)", "trials", "frames of tuning"]
     note = (
-        "Default and tuned: final normalised scores on fresh seeds, which no trial has seen, with 95 % intervals. The "
+        "Default and tuned: final normalised scores on fresh seeds, which no trial has seen, with 95 % intervals. A gain or "
+        "loss needs those of both the difference and the probability of improvement. The "
         "value of the "
         "best trial is the largest of many noisy ones and so too high; it enters no comparison."
     )
@@ -149,11 +152,12 @@ def _verdict(label: str, found: Row | None) -> str:
     seeds = plural(gap["n"], "fresh seed")
     if gap["low"] is None:
         return f"Tuning moved **{label}** by **{number(gap['value'])}** on {seeds}, too few for an interval."
-    size = f"**{number(gap['value'])}** [{number(gap['low'])}, {number(gap['high'])}]"
-    if gap["low"] > 0:
-        return f"Tuning improved the score of **{label}** by {size} on {seeds}."
-    if gap["high"] < 0:
-        return f"The tuned configuration of **{label}** is worse than its defaults on {seeds}: {size}."
+    size = f"**{number(gap['value'])}** {interval(gap)}"
+    provisional = " This is provisional: few seeds, unreliable intervals." if gap["n"] < stats.RELIABLE_SEEDS else ""
+    if found["better"] == "tuned":
+        return f"Tuning improved the score of **{label}** by {size} on {seeds}.{provisional}"
+    if found["better"] == "default":
+        return f"The tuned configuration of **{label}** is worse than its defaults on {seeds}: {size}.{provisional}"
     return f"Tuning changed the score of **{label}** by {size} on {seeds}, which may be nothing."
 
 

@@ -106,6 +106,7 @@ class Results:
     def curves(self, title: str = "Returns") -> Section:
         """Learning curves of each environment, the scores, and what is missing."""
         blocks: list = []
+        scored = plots.scored_runs(self.collection, self.rows)
         missing = [row for row in self.rows if row["state"] != "done"]
         if missing:
             named = listing([f"{row['env']}/{row['label']}/seed_{row['seed']} ({row['state']})" for row in missing[:6]])
@@ -113,7 +114,7 @@ class Results:
             blocks.append(Text(f"Without {named}{more}.", "notice"))
         for env in self.summary["envs"]:
             cells = [cell for cell in self.summary["cells"] if cell["env"] == env]
-            blocks.append(plots.learning_curves(self.collection, env, cells, self.look))
+            blocks.append(plots.learning_curves(self.collection, env, scored, cells, self.look))
         spent = [run.clock.total for run in self.done if np.isfinite(run.clock.total)]
         if spent:
             hours = number(sum(spent) / 3600, 2)

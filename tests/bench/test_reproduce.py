@@ -15,7 +15,7 @@ from bench.grid import plan
 from bench.reproduce import gridworld
 from bench.reproduce.grids import Grid
 from reports import stats
-from reports.reproduction import FAILS, HOLDS, OPEN, Claim, Findings, Verdict, above, every, larger
+from reports.reproduction import FAILS, HOLDS, OPEN, Claim, Findings, Verdict, above, alike, every, larger
 
 # alpha -> updates, mean entropy, V(start); another implementation's numbers on the same grid.
 EQ_20 = {0.1: (7, 1.3861, -0.796), 1: (23, 1.3699, -0.673), 3: (49, 1.2935, -0.328), 10: (49, 1.0636, 0.086),
@@ -100,6 +100,10 @@ def test_verdicts_from_seeds_need_an_interval_that_clears_the_threshold():
     x, y = np.array([3.0, 3.1, 2.9]), np.array([1.0, 1.1, 0.9])
     found = [larger([x], [y], "x"), larger([y], [x], "x"), larger([x], [y], "x", least=3), larger([x], [y[:0]], "x")]
     assert [verdict.outcome for verdict in found] == [HOLDS, FAILS, FAILS, OPEN]
+    beside = [alike([x], [x + gap], "x", within=0.5).outcome for gap in (0.0, 0.4, 1.0, -1.0)]
+    assert beside == [HOLDS, OPEN, FAILS, FAILS]
+    assert "about" in alike([x], [x - 0.4], "x", within=0.5).why
+    assert alike([x[:2]], [x[:2]], "x", within=0.5).outcome == OPEN
     assert [every(found).outcome, every(found[::3]).outcome, every(found[:1]).outcome] == [FAILS, OPEN, HOLDS]
 
 

@@ -365,7 +365,7 @@ def test_every_search_space_of_conf_fits_its_algorithm(name):
 
 def test_the_report_shows_what_tuning_changed_and_what_it_cost(sweep):
     space = PLANE.replace("}}", "}, kind: {choices: [plain, broken]}, hidden: {choices: [[4], [8]]}}")
-    done = sweep(space, "--trials", "12", "--confirm", "3", "--sampler", "random")
+    done = sweep(space, "--trials", "12", "--confirm", "4", "--sampler", "random")
     assert done.code == 0, done
     report = Path("runs/s/report")
     numbers, study = json.loads((report / "summary.json").read_text()), recorded()
@@ -373,7 +373,7 @@ def test_the_report_shows_what_tuning_changed_and_what_it_cost(sweep):
     assert gain["default"]["value"] == pytest.approx(score({"x": 0, "y": 0}), abs=1e-5)
     assert gain["tuned"]["value"] == pytest.approx(score(best["params"]), abs=1e-5)
     assert gain["difference"]["value"] == pytest.approx(gain["tuned"]["value"] - gain["default"]["value"], abs=1e-9)
-    assert (gain["difference"]["n"], gain["improvement"]["value"]) == (3, 1.0)
+    assert (gain["difference"]["n"], gain["improvement"]["value"]) == (4, 1.0)
     assert {"history", "aim-curves", "aim-slices", "aim-parallel", "importance", "gain"} <= set(numbers["figures"])
     assert sum(study["importance"].values()) == pytest.approx(1)
     page, text = (report / "report.html").read_text(), (report / "report.md").read_text()

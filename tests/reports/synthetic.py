@@ -228,7 +228,10 @@ def _write_config(path: Path, env: str, label: str, seed: int, *, steps: int, ev
                   rule: dict | None, score: dict | None) -> None:  # fmt: skip
     config = {
         "label": label,
-        "algo": {"name": label, "agent": label, "lr": 3e-4} | ({} if label in ("sac", "td3") else {"T": 5}),
+        "algo": {
+            "name": label, "agent": label, "lr": 3e-4, "batch_size": 256,
+            "actor_hidden": [256, 256], "critic_hidden": [256, 256],
+        } | ({} if label in ("sac", "td3") else {"T": 5}),
         "env": {"id": env, "action_repeat": repeat, "num_envs": 1},
         "seed": seed,
         "steps": steps,

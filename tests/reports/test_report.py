@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
+import re
 import subprocess
 import sys
 import time
@@ -12,16 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from scipy import stats as oracle
 from synthetic import ENVS
 
 import reports
-from reports import archive, html, load, plots, references, stats, words
+from reports import answer, archive, figures, html, load, plots, references, stats, words
 from reports import summary as numbers
-from reports.figures import looks
+from reports.figures import Bar, Panel, Series, looks
 from reports.merge import merge
 from reports.records import home_of
 
@@ -102,7 +107,8 @@ def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(written: Path) -> 
         for name in ("final", "best", "auc"):
             tasks = [column(rows, env, label, f"{name}_normalised") for env in tasks_of]
             found = summary["aggregates"]["labels"][label][name]
-            pooled, means = np.concatenate(tasks), [task.mean() for task in tasks]
+            each = math.lcm(*map(len, tasks))
+            pooled, means = np.concatenate([task.repeat(each // len(task)) for task in tasks]), [task.mean() for task in tasks]
             assert found["iqm"]["value"] == pytest.approx(oracle.trim_mean(pooled, 0.25))
             assert found["median"]["value"] == pytest.approx(np.median(means))
             assert found["mean"]["value"] == pytest.approx(np.mean(means))
@@ -259,6 +265,21 @@ def test_better_needs_both_intervals() -> None:
     assert set(found.values()) == {None}
 
 
+def test_a_leader_that_another_is_better_than_is_no_winner(tmp_path: Path) -> None:
+    """By its interquartile mean one algorithm can lead that another beats by the mean and in most pairs of runs."""
+    root = synthetic.experiment(tmp_path / "two", labels=("qsm", "sac"), seeds=5, evaluations=3)
+    collection = load.read([root])
+    summary = numbers.summarise(collection, numbers.per_seed(collection)) | {"timing": []}
+    (env,) = summary["envs"]
+    (leader, _), (other, _) = answer.ranking(summary, env)
+    summary["pairs"][0]["better"] = other
+    told = answer._verdict(summary, env)
+    assert f"{leader} has the best mean" in told
+    assert f"**{leader}**" not in told
+    assert f"**Yet {other} is better than it**" in told
+    assert "not separated" not in told
+
+
 def test_what_went_wrong_is_said_and_not_averaged(study: Path) -> None:
     summary = summary_of(study / "report")
     assert summary["states"] == {"done": 26, "failed": 1, "interrupted": 1, "missing": 1, "running": 1}
@@ -345,9 +366,18 @@ def test_the_cost_of_an_update_comes_from_the_timings_where_they_fit(study: Path
     # sac's 3.5 ms; qsm and dql have T = 5 in their configuration: 3.5 + 0.6 * 5
     text = (study / "report" / "report.md").read_text()
     assert (
-        "An update costs 3.50 ms with sac, 6.50 ms (qsm, 1.9 times) and 6.50 ms (dql, 1.9 times), as timed on a quiet core"
-        in text
+        "An update costs 3.50 ms with sac, 6.50 ms (qsm, 1.9 times) and 6.50 ms (dql, 1.9 times), as timed on a quiet core "
+        "by `python -m bench timing` (batch 256, width 256, device cpu, mode eager)." in text
     )
+
+
+@pytest.mark.parametrize(("old", "new"), [('"batch_size": 256', '"batch_size": 4096'), ('"critic_hidden": [256', '"x": [512')])
+def test_timings_of_other_sizes_are_not_those_of_these_runs(tmp_path: Path, undrawn: None, old: str, new: str) -> None:
+    root = synthetic.experiment(tmp_path / "large", labels=("qsm", "sac"), seeds=1, evaluations=3)
+    synthetic.timing(root / "timing.json")
+    assert "as timed on a quiet core" in write(root)[1]
+    edit(root, old, new.replace("x", "critic_hidden"))
+    assert "as measured during these runs" in write(root)[1]
 
 
 def test_same_input_same_bytes(quick: Path, tmp_path: Path) -> None:
@@ -385,6 +415,45 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_nothing_is_cut_off(tmp_path: Path) -> None:
+    """Labels as merged experiments get them, and as many as a study has: every text lies on its figure."""
+    labels = [f"algorithm {i} (dmc100k-longer-batch1024)" for i in range(10)]
+    look = looks(labels)
+    line = (np.arange(3.0), np.arange(3.0))
+    curves = [Panel("dmc/cartpole-swingup_sparse", "frames", "return", [Series(label, line, None, [line]) for label in labels])]
+    estimate = {"value": 0.5, "low": 0.2, "high": 0.8, "n": 3}
+    bars = [Bar(f"{label[:14]} over {label[:20]}", estimate, label) for label in labels]
+    with matplotlib.rc_context(figures.style()):
+        drawn = [
+            figures.lines(curves * 4, look, columns=4, height=1.9),
+            figures.lines(curves, look, columns=1),
+            figures.intervals([("", bars)], look, columns=1),
+            figures.intervals([(name, bars) for name in ("IQM", "median", "mean", "optimality gap (less is better)")], look),
+        ]
+        for figure in drawn:
+            renderer = FigureCanvasAgg(figure).get_renderer()
+            figure.draw(renderer)
+            told = [text for legend in figure.legends for text in legend.get_texts()]
+            for axis in figure.axes:
+                told += [axis.title, axis._left_title, axis.xaxis.label, axis.yaxis.label]
+                shown = axis.viewLim
+                told += [text for text in axis.get_yticklabels() if shown.y0 <= text.get_position()[1] <= shown.y1]
+            for text in filter(Text.get_text, told):
+                box = text.get_window_extent(renderer)
+                assert min(box.x0, box.y0) > -1, text
+                assert box.x1 < figure.bbox.x1 + 1, text
+                assert box.y1 < figure.bbox.y1 + 1, text
+
+
+def test_links_within_a_page_lead_to_a_heading(study: Path) -> None:
+    text = (study / "report" / "report.md").read_text()
+    titles = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    headings = {re.sub("[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+    links = set(re.findall(r"\]\(#([^)]*)\)", text))
+    assert "wall-clock" in links
+    assert links <= headings
 
 
 def test_markup_is_escaped() -> None:
@@ -548,7 +617,30 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
     assert "timed under **2 different set-ups**" in text
     assert "An update costs" not in text
     collection = load.read([tmp_path / "mixed"])
-    assert "not drawn" in plots._time_panel(collection.runs, {}).message
+    assert "not drawn" in plots._time_panel(collection.runs, set(), {}).message
+    reached = [line for line in text.splitlines() if "3 of 3" in line and "set-up" in line]
+    assert [("set-up A" in line, "set-up B" in line) for line in reached] == [(True, False), (False, True)]
+    change(synthetic.run_dir(tmp_path / "mixed", env, "sac", 2), '"2.', '"1.', "provenance.json")  # another torch
+    summary, _ = write(tmp_path / "mixed")
+    sac = summary["cells"][1]
+    assert (sac["conditions"], sac["reached_50"], sac["seconds_to_50"]) == (["B", "C"], 3, None)
+    assert sac["frames_to_50"] > 0
+
+
+def test_times_that_carry_more_than_the_algorithms_are_called_so(tmp_path: Path, undrawn: None) -> None:
+    root, env = synthetic.experiment(tmp_path / "busy", labels=("qsm", "sac"), seeds=3), "dmc/cartpole-swingup"
+    assert "Times were not steady" not in write(root)[1]
+    slow = synthetic.run_dir(root, env, "sac", 1)
+    rows = [json.loads(line) for line in (slow / "clock.jsonl").read_text().splitlines()]
+    doubled = [{**row, "wall": {name: 2 * seconds for name, seconds in row["wall"].items()}} for row in rows]
+    synthetic.write_lines(slow / "clock.jsonl", doubled)
+    session = json.loads((slow / "provenance.json").read_text())["sessions"][0]
+    synthetic.write_json(slow / "provenance.json", {"sessions": [session | {"git": "0" * 40}]})
+    summary, text = write(root)
+    low, high = summary["cells"][1]["ms_per_update_range"]
+    assert high > 1.9 * low
+    assert f"an update of sac on {env} took {words.number(low)} to {words.number(high)} ms" in text
+    assert "made by 2 revisions of the code" in text
 
 
 def test_loads_are_compared_as_numbers(tmp_path: Path, undrawn: None) -> None:
@@ -559,6 +651,21 @@ def test_loads_are_compared_as_numbers(tmp_path: Path, undrawn: None) -> None:
     _, text = write(root)
     assert "| 4 sessions |" in text
     assert "| 9.5 to 100.0 |" in text
+
+
+def test_curves_average_the_runs_that_the_tables_do(tmp_path: Path) -> None:
+    """A run that diverged is drawn up to where it did, and is in no mean."""
+    root = synthetic.experiment(tmp_path / "torn", labels=("qsm",), seeds=3, evaluations=9)
+    evals = synthetic.run_dir(root, "dmc/cartpole-swingup", "qsm", 1) / "evals.jsonl"
+    lines = evals.read_text().splitlines()
+    lines[5] = re.sub(r'"returns": \[[^]]*\]', '"returns": [NaN]', lines[5])
+    evals.write_text("\n".join(lines) + "\n")
+    collection = load.read([root])
+    scored = plots.scored_runs(collection, numbers.per_seed(collection))
+    (line,) = plots._lines_of(collection.runs, scored, ["qsm"], lambda run: run.evals.step)
+    sound = np.mean([run.evals.value for run in collection.runs if run.seed != 1], axis=0)
+    np.testing.assert_allclose(line.mean[1], sound)
+    assert [len(line.partial), len(line.partial[0][0])] == [1, 5]
 
 
 def test_damaged_files_never_raise(tmp_path: Path, undrawn: None) -> None:
