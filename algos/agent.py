@@ -133,7 +133,7 @@ class ReplayConfig:
     batch_size: int = 256
     capacity: int = 1_000_000  # transitions kept
     n_step: int = 1  # steps in the return; the bootstrap uses gamma^k for the k actually used, without correction
-    grad_clip: float = 0.0  # largest 2-norm of each optimizer's gradient; 0: no clipping
+    grad_clip: float = 0.0  # largest 2-norm of the gradient of each network's optimizer; 0: no clipping
 
     def __post_init__(self) -> None:
         for name in ("actor_hidden", "critic_hidden"):

@@ -163,7 +163,7 @@ class ContinuousQ(Agent):
             "martingale_loss": 0.5 * delta.square().mean(),
             "value": value.detach(),
             "small_q": q.detach(),
-            "running_reward": batch.reward.sum(dim=0),
+            "episode_return": batch.reward.sum(dim=0),
         }
 
     def average(self, batch, noise):

@@ -43,7 +43,8 @@ class Chain:
 
     kernel `ddpm` (official QSM; the benchmark's default): mean (x - beta/sqrt(1-alpha_bar) eps)/sqrt(alpha), sigma_t =
     sqrt(beta_t), x clipped to [-1, 1] after every step. kernel `posterior` (official Diffusion-QL): mean from the
-    clipped x0-prediction, sigma_t^2 the posterior variance, x clipped only at the end. No noise at t = 0 in either,
+    clipped x0-prediction, sigma_t^2 the posterior variance, x clipped only at the end; its last mean is the prediction
+    itself, which that clip makes the same action and a penalty can see beyond the box. No noise at t = 0 in either,
     unless `sigma_min`, a floor on every sigma_t, is positive (policy gradients need a density at the last step).
     """
 
@@ -82,8 +83,10 @@ class Chain:
         if self.kernel == "ddpm":
             scale = 1 / math.sqrt(1 - beta)
             return torch.add(x * scale, eps, alpha=-scale * beta / math.sqrt(1 - bar))
-        previous = self.alpha_bar[t - 1] if t else 1.0
-        x0 = torch.add(x * math.sqrt(1 / bar), eps, alpha=-math.sqrt(1 / bar - 1)).clamp(-1, 1)
+        x0 = torch.add(x * math.sqrt(1 / bar), eps, alpha=-math.sqrt(1 / bar - 1))
+        if t == 0:
+            return x0
+        previous, x0 = self.alpha_bar[t - 1], x0.clamp(-1, 1)
         from_x0 = beta * math.sqrt(previous) / (1 - bar)
         from_x = (1 - previous) * math.sqrt(1 - beta) / (1 - bar)
         return torch.add(x0 * from_x0, x, alpha=from_x)
@@ -156,7 +159,8 @@ class DiffusionConfig(ReplayConfig):
         require_choice("time_embedding", self.time_embedding, ("fourier", "sinusoidal"))
         even = self.time_features >= 4 and self.time_features % 2 == 0
         require(even, "time_features", self.time_features, "an even number from 4")
-        require(len(self.time_hidden) >= 1, "time_hidden", self.time_hidden, "one or more widths")
+        widths = self.time_hidden
+        require(len(widths) >= 1 and min(widths) >= 1, "time_hidden", widths, "one or more widths of 1 or more")
         require(self.explore_noise >= 0, "explore_noise", self.explore_noise, "0 or more")
 
     def chain(self, sigma_min: float = 0.0) -> Chain:

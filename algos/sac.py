@@ -25,6 +25,9 @@ class Config(ReplayConfig):
         super().__post_init__()
         require(self.temperature_lr >= 0, "temperature_lr", self.temperature_lr, "0 (fixed temperature) or more")
         require(self.initial_temperature > 0, "initial_temperature", self.initial_temperature, "a positive number")
+        least = -math.log(2)  # a uniform action has the entropy A log 2, and none has more
+        scale = self.target_entropy_scale
+        require(scale > least, "target_entropy_scale", scale, f"more than {least:.3f}, the scale of a uniform action")
         require_choice("critic_reduce", self.critic_reduce, ("min", "mean"))
 
 

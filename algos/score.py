@@ -45,7 +45,7 @@ class ScoreNetwork(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         t, y = split(obs)
         t = t.clamp(min=self.dynamics.dt / 2)  # every decision is taken at dt or more; sigma is 0 at 0
-        gain = self.dynamics.alpha(t) * (self.dynamics.sigma2(t) * self.dynamics.variance) ** -0.5
+        gain = self.dynamics.alpha(t) * self.dynamics.sigma2(t) ** -0.5
         return gain * self.body(features(obs, self.dynamics)) - y / self.dynamics.variance
 
 

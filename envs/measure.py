@@ -14,7 +14,7 @@ from envs import scores
 
 def random_returns(id: str, episodes: int, action_repeat: int, seed: int) -> np.ndarray:
     """Returns [episodes] of actions drawn uniformly from [-1, 1]. Raises ValueError when the actions are unbounded."""
-    env, spec = envs.make(id, seed, action_repeat=action_repeat)
+    env, spec = envs.make(id, seed, **({"action_repeat": action_repeat} if action_repeat != 1 else {}))
     if spec.action_low is None:
         raise ValueError(f"'{id}' has unbounded actions; there is no uniformly random policy")
     # A stream of its own, so that the actions share nothing with the episodes' initial states.
@@ -49,8 +49,13 @@ def main() -> None:
     parser.add_argument("--action-repeat", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.episodes < 2:
+        parser.error(f"--episodes is {options.episodes}; expected 2 or more, for a standard deviation")
     for id in options.ids:
-        returns = random_returns(id, options.episodes, options.action_repeat, options.seed)
+        try:
+            returns = random_returns(id, options.episodes, options.action_repeat, options.seed)
+        except ValueError as error:
+            parser.error(str(error))
         row = {
             "id": id,
             "action_repeat": options.action_repeat,

@@ -58,8 +58,9 @@ class Batch(Protocol):
 
 def seed_words(seed: int | Sequence[int]) -> tuple[int, ...]:
     """A seed as a tuple of numbers >= 0; raises ValueError for anything else."""
-    words = (seed,) if isinstance(seed, int | np.integer) else tuple(seed)
-    if not words or not all(isinstance(word, int | np.integer) and word >= 0 for word in words):
+    words = tuple(seed) if isinstance(seed, Sequence | np.ndarray) else (seed,)
+    whole = (isinstance(word, int | np.integer) and not isinstance(word, bool) for word in words)
+    if not words or not all(whole) or min(words) < 0:
         raise ValueError(f"a seed must be a whole number >= 0 or a sequence of such numbers, found {seed!r}")
     return tuple(int(word) for word in words)
 

@@ -112,6 +112,9 @@ def read_cifar10(archive: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
     return np.concatenate(records).astype(np.float32) / 127.5 - 1, CIFAR10_SHAPE
 
 
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes that convert() keeps as they look
+
+
 def folder(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
     """The two or more PNG and JPEG images directly in a folder, all of one size; grey where all of them are."""
     from PIL import Image
@@ -126,6 +129,8 @@ def folder(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
         try:
             with Image.open(file) as opened:
                 opened.load()
+                if opened.mode not in EIGHT_BIT:
+                    raise ValueError(f"{file} is of mode {opened.mode}; expected 8 bits a channel: {', '.join(EIGHT_BIT)}")
                 pictures.append(opened.convert("L" if opened.mode in ("1", "L") else "RGB"))
         except OSError as error:
             raise ValueError(f"{file} cannot be read as an image ({error})") from error

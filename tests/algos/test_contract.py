@@ -55,6 +55,34 @@ def test_only_the_discount_of_a_transition_bootstraps(make_agent, make_batch, dr
     assert (y[1.0] - batch.reward).abs().min() > 0
 
 
+@pytest.mark.parametrize("name", ["qsm", "dql", "pg", "td3"])
+def test_exploring_adds_the_noise_that_is_asked_for(make_agent, draw, name):
+    """Fails on another scale, on noise that is clipped before it is added, or on an action that is not clipped after."""
+    agent, obs = make_agent(name, explore_noise=0.6), torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
+    noise = draw(agent, "explore", 64)
+    explored, own = (agent.act(obs, noise, mode) for mode in ("explore", "own"))
+    torch.testing.assert_close(explored, (own + 0.6 * noise["action"]).clamp(-1, 1))
+    assert (explored.abs() == 1).any()
+
+
+def test_the_actor_follows_the_smaller_critic_or_the_mean(make_agent, make_batch, draw):
+    batch = make_batch(64)
+    for reduce, rule in (("min", lambda q: q.amin(dim=0)), ("mean", lambda q: q.mean(dim=0))):
+        pg, sac = (make_agent(name, critic_reduce=reduce) for name in ("pg", "sac"))
+        _, q = pg.advantage(batch.obs, 2 * batch.action)
+        torch.testing.assert_close(q, rule(pg.critics(batch.obs, (2 * batch.action).clamp(-1, 1))))
+        loss, action, log_prob = sac.actor_loss(batch, draw(sac, "actor", 64))
+        torch.testing.assert_close(loss, (log_prob - rule(sac.critics(batch.obs, action))).mean())  # alpha is 1 at the start
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_environment_states_its_own_discount(make_agent, name):
+    agent = make_agent(name, gamma=0.9)
+    assert agent.replay_need().gamma == 0.9
+    agent.spec.discount = 1.0
+    assert agent.replay_need().gamma == 1.0
+
+
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_log_tells_a_divergence(make_agent, make_batch, update, name):
     """Fails if a loss, a Q statistic, a gradient norm or the spread of the actions is no longer logged, or is wrong."""
@@ -98,6 +126,7 @@ ALL = [
 DIFFUSION = [
     ("T", 0, "1 or more denoising steps"), ("schedule", "sigmoid", "one of vp, cosine, linear"),
     ("kernel", "ddim", "one of ddpm, posterior"), ("temperature", -1.0, "0 or more"), ("time_features", 5, "an even number"),
+    ("time_hidden", (0,), "one or more widths of 1 or more"),
     ("time_embedding", "learned", "one of fourier, sinusoidal"), ("explore_noise", -0.1, "0 or more"),
 ]  # fmt: skip
 OWN = {
@@ -116,7 +145,8 @@ OWN = {
         ("epochs", 4, "1 unless ppo_clip is positive"), ("denoising_discount", 0.0, "a value in (0, 1]"),
         ("bound_penalty", -1.0, "0 (off) or more"), ("ppo_clip", -0.1, "0 (off) or more"),
     ],
-    "sac": [("initial_temperature", 0.0, "a positive number"), ("temperature_lr", -1.0, "0 (fixed temperature)")],
+    "sac": [("initial_temperature", 0.0, "a positive number"), ("temperature_lr", -1.0, "0 (fixed temperature)"),
+            ("target_entropy_scale", -0.7, "more than -0.693")],
     "td3": [("delay", 0, "1 or more"), ("target_noise_clip", -0.5, "0 or more"), ("explore_noise", -0.1, "0 or more")],
 }  # fmt: skip
 CASES = [(n, *case) for n in AGENTS for case in ALL + (DIFFUSION if n in ("qsm", "dql", "pg") else []) + OWN[n]]

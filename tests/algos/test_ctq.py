@@ -11,6 +11,7 @@ from torch import nn
 import envs
 from algos.agent import Trajectories, sample
 from algos.ctq import Config, ContinuousQ
+from algos.score import ScoreNetwork, features, split
 from bench.cost import random_data
 
 BETA, CENTER, SD, MEAN = 2.0, 1.0, 0.5, 0.4
@@ -184,3 +185,16 @@ def test_it_generates_the_best_law(generated, beta):
     """The floor of the exact policy at 50 steps is 0.03; N(0, 1), where it starts, is at 1.7 and 2.0."""
     divergence, _, _ = generated(ContinuousQ, Config(), beta, rollouts=800)
     assert divergence <= 0.12
+
+
+def test_the_score_is_the_priors_and_what_the_data_add():
+    """s = -y / v + (alpha / sigma) F at a prior of variance v that is not 1. Fails on a scale that only v = 1 hides."""
+    env, spec = envs.make("generation/gmm1d", 0, variance=1.5)
+    env.close()
+    g = torch.Generator().manual_seed(0)
+    net = ScoreNetwork(spec, (8,), "mish", g, "xavier")
+    obs = torch.cat([spec.dynamics.time * torch.rand(32, 1, generator=g), torch.randn(32, 1, generator=g)], dim=1)
+    t, y = split(obs)
+    t = t.clamp(min=spec.dynamics.dt / 2)
+    ratio = spec.dynamics.alpha(t) / spec.dynamics.sigma2(t).sqrt()
+    torch.testing.assert_close(net(obs), ratio * net.body(features(obs, spec.dynamics)) - y / 1.5)

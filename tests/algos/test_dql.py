@@ -48,20 +48,24 @@ def test_the_gradient_through_the_chain(make_agent, make_batch, draw, kernel, co
         assert slopes[1] == pytest.approx(((plus[3] - minus[3]) / 2e-6).item(), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("kernel", ["ddpm", "posterior"])
 @pytest.mark.parametrize("name", ["dql", "pg"])
-def test_a_saturated_policy_can_come_back(make_agent, make_batch, update, name):
+def test_a_saturated_policy_can_come_back(make_agent, make_batch, update, name, kernel):
     """With every draw far outside the box nothing but the penalty has a gradient there. Fails if it is left out."""
 
     def actions_after(**settings):
-        agent, batch = make_agent(name, actor_lr=1e-2, critic_lr=0.0, **settings), make_batch(64)
+        agent, batch = make_agent(name, actor_lr=1e-2, critic_lr=0.0, kernel=kernel, **settings), make_batch(64)
         with torch.no_grad():
             agent.predictor.body.biases[-1].fill_(-20.0)
-        for seed in range(120):
+        for seed in range(300):
             info = update(agent, batch, seed)
-        return info["actions"]
+            inside = (info["actions"].abs() < 1).float().mean()
+            if inside > 0.1:
+                break
+        return inside
 
-    assert (actions_after(bound_penalty=0.0) == 1).all()
-    assert (actions_after() == 1).float().mean() < 0.9
+    assert actions_after() > 0.1
+    assert actions_after(bound_penalty=0.0) == 0
 
 
 def test_the_target_acts_with_the_averaged_actor_and_backs_up_the_largest_value(make_agent, make_batch, draw):

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from algos.agent import Adam
-from algos.networks import MLP, NoisePredictor, TwinCritic
+from algos.networks import MLP, FourierTime, GaussianPolicy, NoisePredictor, TwinCritic
 
 PLAIN = {"relu": torch.relu, "tanh": torch.tanh, "mish": F.mish}
 
@@ -45,6 +45,24 @@ def test_a_perceptron_and_its_gradients(activation, ensemble, out):
     same(net(x, y), wanted[0] if ensemble is None else wanted, leaves)
     with torch.no_grad():
         torch.testing.assert_close(net(x, y), wanted[0] if ensemble is None else wanted)
+
+
+def test_initial_weights():
+    """Glorot and Bengio's bound and torch.nn.Linear's, which uniform weights come close to and stay within; N(0, 0.2^2)."""
+    g = torch.Generator().manual_seed(5)
+    for rule, bound, bias in (("xavier", (6 / (300 + 200)) ** 0.5, 0.0), ("torch", 300**-0.5, 300**-0.5)):
+        net = MLP([300], [200, 1], "relu", g, init=rule)
+        for found, largest in ((net.weights[0], bound), (net.biases[0], bias)):
+            assert found.abs().max() <= largest
+            assert found.abs().max() >= 0.95 * largest
+            assert found.detach().std() == pytest.approx(largest / 3**0.5, rel=0.15)
+    assert FourierTime(4000, g).w.detach().std() == pytest.approx(0.2, rel=0.1)
+    policy = GaussianPolicy(2, 1, (8,), "relu", g)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1e4)
+        stds = policy(torch.randn(200, 2, generator=g))[1]
+    assert (stds.min(), stds.max()) == (-20, 2)
 
 
 def test_mish_far_from_the_origin():

@@ -45,6 +45,10 @@ def test_mixed_sizes_and_broken_files_are_refused(tmp_path):
     (tmp_path / "1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"1.png cannot be read as an image"):
         data.folder(tmp_path)
+    deep = Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4) * 4000)
+    deep.save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"1.png is of mode I(;16)?; expected 8 bits a channel: 1, L"):
+        data.folder(tmp_path)
 
 
 def cifar_archive(path, images, labels):

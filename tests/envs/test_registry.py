@@ -93,6 +93,23 @@ def test_every_listed_environment_has_a_measured_low_score():
     assert {(id, 1) for id in envs.names() if id not in exact} <= measured
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dmc/cartpole-swinup"], "cartpole-swingup"),
+        (["generation/gmm1d"], "unbounded"),
+        (["toy/interior", "--episodes", "1"], "2 or more"),
+    ],
+)
+def test_a_measurement_that_cannot_be_made_writes_nothing(monkeypatch, capsys, words, said):
+    monkeypatch.setattr(measure, "write", lambda rows: pytest.fail("something was written"))
+    monkeypatch.setattr("sys.argv", ["measure", *words])
+    with pytest.raises(SystemExit) as left:
+        measure.main()
+    assert left.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_score_that_was_not_measured_at_this_action_repeat_says_so():
     exact, at_1, at_5 = (envs.make("dmc/cartpole-swingup", 0, action_repeat=k)[1].score for k in (8, 1, 5))
     assert exact.low != at_1.low == at_5.low
