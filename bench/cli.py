@@ -6,6 +6,7 @@ Exit codes: 0 all well; 1 a run failed or is missing; 2 bad input; 3 stopped bef
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -29,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
         raise
+    except BrokenPipeError:  # who reads the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:  # a full disk, a directory that may not be written to: the system says it in one line
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -63,20 +67,23 @@ def parser_options(command: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
+    from bench.config import UsageError
     from bench.engines import carrier
     from bench.grid import plan, refuse_incomparable
     from bench.rundir import Experiment
-    from bench.worker import limit_threads, locked
+    from bench.worker import LOOK, limit_threads, locked
 
     limit_threads(1)
     cells, default = user_error(plan, args.preset, args.algos, args.envs, args.seeds, args.overrides)
     engine = carrier(args, [cell.config for cell in cells], args.jobs)
     experiment = Experiment(args.root, check_name(args.name or default))
+    if any((experiment.path / name).exists() for name in ("sweep.json", "journal.log")):
+        raise UsageError(f"{experiment.path} holds a sweep; choose another --name")
     entries = [cell.entry() for cell in cells]
     for entry, cell in zip(entries, cells, strict=True):
         experiment.run_dir(entry).prepare(cell.config)  # refuses before anything starts
     refuse_incomparable([c for c in experiment.cells() if experiment.run_dir(c).config_path.exists()], entries)
-    with locked(experiment.path / "lock", str(experiment.path)):
+    with locked(experiment.path / "lock", str(experiment.path), LOOK):
         indices = experiment.write(args.preset, ["python", "-m", "bench", *sys.argv[1:]], entries)
         todo = unfinished(experiment, indices, args.retry_failed)
         print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended, {engine}", flush=True)
@@ -223,6 +230,8 @@ def existing(args: argparse.Namespace):
     from bench.rundir import Experiment
 
     name = args.experiment or args.name
+    if args.experiment and args.name not in (None, args.experiment):
+        raise UsageError(f"{args.command} takes one name, found {args.experiment} and --name {args.name}")
     if not name:
         raise UsageError(f"{args.command} needs a name: python -m bench {args.command} NAME")
     experiment = Experiment(args.root, name)
@@ -317,6 +326,9 @@ def check_file(path: Path) -> None:
 
 def compare(args: argparse.Namespace) -> int:
     from bench.compare import Comparison, run
+
+    if args.out is not None:
+        check_file(args.out)
 
     return run(
         Comparison(args.base, args.head, args.algos, args.rounds, args.seconds, args.core, args.accept_changed_definitions),

@@ -65,8 +65,6 @@ class DefinitionsChanged(Exception):
 def run(asked: Comparison, out: Path | None = None) -> int:
     """Compare, print and write; returns the exit code. Raises UsageError for bad input."""
     check(Options({}, asked.rounds, asked.seconds, asked.core))
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out {out}: {out.parent} is not a directory")
     with worktree(asked.base, "BASE") as base, worktree(asked.head, "HEAD") as head:
         for tree, name in ((base, asked.base), (head, asked.head)):
             if not (tree / DEFINITIONS).is_file():

@@ -146,15 +146,22 @@ def convert(hint: Any, value: Any, name: str) -> Any:
         return convert(next(a for a in args if a is not type(None)), value, name)
     if dataclasses.is_dataclass(hint) and isinstance(value, hint | dict):
         return typed(hint, value, f"{name}.") if isinstance(value, dict) else value
+    if origin is typing.Literal:
+        check(value in args, name, repr(value), "one of " + ", ".join(map(str, args)))
+        return value
+    if origin in (list, dict) and isinstance(value, origin):
+        return value
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        check(len(kinds) == len(value), name, list(value), f"{len(kinds)} values")
         return tuple(convert(kind, v, name) for kind, v in zip(kinds, value, strict=True))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         check(math.isfinite(value), name, value, "a finite number")
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    wanted = {tuple: "a list"}.get(origin) or (f"{name}.key" if dataclasses.is_dataclass(hint) else hint.__name__)
+    plain_name = f"{name}.key" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint))
+    wanted = {tuple: "a list", list: "a list", dict: "a mapping"}.get(origin) or plain_name
     raise UsageError(f"{name}={value!r} has the wrong type: {wanted} is wanted")
 
 
@@ -207,15 +214,34 @@ def known_name(group: str, name: str) -> str:
 @functools.lru_cache(maxsize=256)
 def compose(preset: str, algo: str | None, family: str, cwd: str) -> dict[str, Any]:
     """The plain values of one (preset, algo, env family). algo None leaves that group out (a plug-in brings its own)."""
+    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     groups = [f"preset={preset}", f"env={family}", "~algo" if algo is None else f"algo={algo}"]
-    extra = [str(p) for p in search_path()[1:]]
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        composed = hydra_compose("config", overrides=[*groups, f"hydra.searchpath=[{','.join('file://' + p for p in extra)}]"])
-    return OmegaConf.to_container(composed, resolve=True)
+    extra = [quoted(f"file://{p}") for p in search_path()[1:]]
+    try:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            found = hydra_compose("config", overrides=[*groups, f"hydra.searchpath=[{','.join(extra)}]"])
+        values = OmegaConf.to_container(found, resolve=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise UsageError(f"conf/ with {' '.join(groups)} cannot be composed: {said}") from error
+    for key in ("algo", "env", "eval", "grid"):
+        if key in values and not isinstance(values[key], dict):
+            raise UsageError(f"conf/ with {' '.join(groups)}: {key}={values[key]!r} is no mapping of keys to values")
+    if algo is not None and not isinstance(values.get("algo", {}).get("agent"), str):
+        raise UsageError(f"conf/algo/{algo}.yaml says no `agent`: a name (python -m bench list algos), or module:Class")
+    return values
+
+
+def quoted(text: str) -> str:
+    """As Hydra's grammar reads it back, whatever is in it."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return f"'{escaped}'"
 
 
 def composed(preset: str, algo: str | None, family: str) -> dict[str, Any]:
@@ -237,8 +263,14 @@ def algo_values(name: str, preset: str = "quick", family: str = "dmc") -> dict[s
         values = composed(preset, name, family)["algo"]
     else:
         cls = algos.agent_class(name)
-        if not dataclasses.is_dataclass(getattr(cls, "Config", None)):
+        from algos.agent import Agent
+
+        agent = isinstance(cls, type) and issubclass(cls, Agent)
+        if not agent or not dataclasses.is_dataclass(getattr(cls, "Config", None)):
             raise UsageError(f"plug-in {name!r} is no agent: it derives from algos.agent.Agent and has a Config dataclass")
+        bare = [f.name for f in dataclasses.fields(cls.Config) if f.default is f.default_factory is dataclasses.MISSING]
+        if bare:
+            raise UsageError(f"plug-in {name!r}: every setting of its Config needs a default, and {', '.join(bare)} has none")
         values = {"agent": name} | dataclasses.asdict(cls.Config())
     return {"name": name} | values
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.config import UsageError, from_plain
 from bench.rundir import Experiment, RunDir, read_json
+from bench.worker import held
 
 PLAIN_INTERVAL = 15.0  # seconds between plain lines
 MOST_ROWS = 40
@@ -52,7 +53,7 @@ class GridView:
         return remarks(self.experiment)
 
     def going(self) -> bool:
-        return any(r["state"] == "running" for r in self.rows())
+        return held(self.path / "lock") or any(r["state"] == "running" for r in self.rows())
 
     def complete(self) -> bool:
         return all(r["state"] == "done" for r in self.rows())

@@ -14,6 +14,7 @@ from typing import Any
 import envs
 from algos import agent_class
 from bench.config import (
+    ALGO_META,
     RunConfig,
     UsageError,
     algo_values,
@@ -29,6 +30,7 @@ from bench.config import (
 )
 from bench.rundir import cell_dir
 
+MOST_SEEDS = 10_000
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
@@ -85,6 +87,8 @@ def parse_variants(text: str) -> list[Variant]:
         if not LABEL.fullmatch(label):
             raise UsageError(f"label {label!r} is no directory name: letters, digits and _ . + - only")
         settings = [parse_override(s) for s in split_top(inside)] if inside else []
+        if meta := [s.key for s in settings if s.key in ALGO_META]:
+            raise UsageError(f"{part!r}: {meta[0]} is no setting; the algorithm is what stands before the parenthesis")
         variants.append(Variant(label, algo, tuple((s.key, s.value) for s in settings), part))
     labels = [v.label for v in variants]
     twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -98,6 +102,8 @@ def parse_seeds(text: str) -> list[int]:
     if re.fullmatch(r"\d+", text):
         if int(text) < 1:
             raise UsageError("--seeds 0 asks for no run; it takes a number from 1, a range (0-4) or a list (0,3,7)")
+        if int(text) > MOST_SEEDS:
+            raise UsageError(f"--seeds {text}: it takes at most {MOST_SEEDS} of them")
         return list(range(int(text)))
     seeds: list[int] = []
     for part in text.split(","):
@@ -107,6 +113,8 @@ def parse_seeds(text: str) -> list[int]:
         low, high = int(match[1]), int(match[2] or match[1])
         if high < low:
             raise UsageError(f"--seeds {part}: the range is empty; did you mean {high}-{low}?")
+        if high - low >= MOST_SEEDS:
+            raise UsageError(f"--seeds {part}: it takes at most {MOST_SEEDS} of them")
         seeds += range(low, high + 1)
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds {text!r} names a seed twice")

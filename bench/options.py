@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+SETTINGS = "key=value anywhere sets a key of conf/: steps=3000, algo.m_q=120, eval.candidates=8."
+
 
 class Parser(argparse.ArgumentParser):
     """Bad input is one line here as everywhere; `--help` has the usage."""
@@ -19,13 +21,14 @@ def parser() -> argparse.ArgumentParser:
     main = Parser(
         prog="python -m bench",
         description="Compare diffusion-policy RL algorithms with SAC and TD3 on equal terms.",
-        epilog="key=value anywhere sets a key of conf/ (steps=3000, algo.m_q=120, eval.candidates=8).",
+        epilog=SETTINGS,
+        allow_abbrev=False,
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *groups) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
         for group in groups:
             group(sub)
@@ -34,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", "run a seeded grid and write its report", where, what, how)
     run.add_argument("--retry-failed", action="store_true", help="run failed cells again")
     run.add_argument("--no-report", action="store_true", help="do not write the report at the end")
+    run.epilog = SETTINGS
     sweep_options(add("sweep", "tune algorithms with equal budgets, confirm on fresh seeds, report", where, what, how))
     listing = add("list", "list algorithms, environments or presets")
     listing.add_argument("group", choices=["algos", "envs", "presets"])
@@ -100,7 +104,7 @@ def coverage_help() -> str:
 
 def where(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--root", type=Path, default=Path("runs"), help="directory of all experiments (default: runs)")
-    sub.add_argument("--name", help="name of the experiment (default: preset and a hash of its settings)")
+    sub.add_argument("--name", help="name of the experiment (default of run and sweep: preset and a hash of its settings)")
 
 
 def what(sub: argparse.ArgumentParser) -> None:
@@ -128,9 +132,9 @@ def sweep_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--pruner", help="median | hyperband | none (default: what the search space says)")
     sub.add_argument("--confirm", type=int, default=5, help="fresh seeds for the winner and the defaults (default: 5)")
     sub.add_argument("--storage", help="postgresql://user@host/db, or any address of Optuna (default: a file in the sweep)")
-    sub.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
+    sub.add_argument("--as-worker", type=int, metavar="PARENT", help=argparse.SUPPRESS)
     sub.epilog = (
-        "Here --seeds is the number of tuning seeds, and --jobs counts trials, whose runs go side by side. "
+        f"{SETTINGS} Here --seeds is the number of tuning seeds, and --jobs counts trials, whose runs go side by side. "
         "The same command elsewhere (same --root and --name, or same --storage) works on the same sweep."
     )
 

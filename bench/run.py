@@ -77,7 +77,17 @@ class Run:
         self._beat, self._rate = 0.0, (time.time(), 0)
         self.mirror: Mirror | None = None
         self._open(auto, precision, session or {})
-        self.mirror = mirror(config.logger, self.path, to_plain(config))
+        self.mirror = self._new_mirror()
+
+    def _new_mirror(self) -> Mirror | None:
+        """As `_mirror`, for what goes wrong when it begins; a package that is missing is the user's to install."""
+        try:
+            return mirror(self.config.logger, self.path, to_plain(self.config))
+        except UsageError:
+            raise
+        except Exception as error:
+            print(f"warning: logger={self.config.logger} gave up ({type(error).__name__}: {error})", file=sys.stderr)
+            return None
 
     # -- construction --------------------------------------------------------------------------------------------------
     def _generator(self, name: str) -> torch.Generator:
@@ -110,6 +120,8 @@ class Run:
         stored = load_tensors(checkpoint) if checkpoint.exists() else None  # refused before anything is written
         if stored is not None:
             check_same_matmul(self.path, self.dir.sessions(), precision)
+            self.dir.check_lengths(stored["offsets"])
+            self._restore_replay(stored["counters"]["rows"])
         self.path.mkdir(parents=True, exist_ok=True)
         self.dir.reopen()
         spec = self.spec.to_dict()
@@ -368,7 +380,6 @@ class Run:
         self.episode_return = np.asarray(counters["episode_return"])
         self.last_return = counters["last_return"]
         self.latest = {name: value.to(self.device) for name, value in state["latest"].items()}
-        self._restore_replay(counters["rows"])
         self._restore_probes()
         self.history = [list(actions.numpy()) for actions in env["actions"]]
         self.obs = self.env.resume(env["episodes"], self.history)

@@ -51,11 +51,14 @@ def dump_json(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """The file's value, or None if there is no such file."""
+    """The file's value, or None if there is no such file. Raises UsageError for a damaged one."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        said = str(error).splitlines()[0]
+        raise UsageError(f"{path} cannot be read ({said}); restore it or remove what it belongs to") from error
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -91,7 +94,11 @@ class RunDir:
         return "running" if progress["state"] == "running" and fresh else "stopped"
 
     def progress(self) -> dict[str, Any] | None:
-        return read_json(self.path / "progress.json")
+        """The last heartbeat; None also where a crash of the machine left it empty, for it is written without a flush."""
+        try:
+            return read_json(self.path / "progress.json")
+        except UsageError:
+            return None
 
     def failure(self) -> dict[str, Any] | None:
         return read_json(self.path / "FAILED.json")
@@ -102,8 +109,11 @@ class RunDir:
 
         if not self.config_path.exists():
             return None
-        values = yaml.safe_load(self.config_path.read_text())
-        extra = {key: values.pop(key) for key in ("auto", "changed", "spec")}
+        try:
+            values = yaml.safe_load(self.config_path.read_text())
+            extra = {key: values.pop(key) for key in ("auto", "changed", "spec")}
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError) as error:
+            raise UsageError(f"{self.config_path} cannot be read; restore it or remove {self.path}") from error
         return from_plain(values), {**values, **extra}
 
     def prepare(self, config: RunConfig) -> tuple[RunConfig, list[str]]:
@@ -156,13 +166,19 @@ class RunDir:
             sizes[name] = path.stat().st_size if path.exists() else 0
         return sizes
 
-    def cut_back(self, offsets: dict[str, int]) -> None:
-        """Drop what was written after the checkpoint that remembers `offsets`."""
-        for name in JSONL:
-            path, size = self.path / name, offsets.get(name, 0)
+    def check_lengths(self, offsets: dict[str, int]) -> None:
+        """UsageError where a file has lost what the checkpoint that remembers `offsets` counts on."""
+        for name, size in offsets.items():
+            path = self.path / name
             found = path.stat().st_size if path.exists() else 0
             if found < size:
                 raise UsageError(f"{path} is shorter than its checkpoint remembers ({found} < {size} bytes)")
+
+    def cut_back(self, offsets: dict[str, int]) -> None:
+        """Drop what was written after the checkpoint that remembers `offsets`."""
+        self.check_lengths(offsets)
+        for name in JSONL:
+            path, size = self.path / name, offsets.get(name, 0)
             if size:
                 os.truncate(path, size)
             else:

@@ -19,6 +19,7 @@ from bench.rundir import HEARTBEAT, Experiment, RunDir
 EXIT = {"done": 0, "failed": 1, "stopped": 3, "disk full": 4}
 # What terminals and schedulers send: the last two are Slurm's and others' warnings before a time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+LOOK = 0.5  # seconds for which a grid waits for its lock: `watch` looks at it for a moment, again and again
 LOCK_WAIT = 20.0  # seconds in which a worker that was told to stop has written its checkpoint
 
 
@@ -72,16 +73,33 @@ def limit_threads(threads: int) -> None:
     os.environ.update(thread_limits(threads))
 
 
-def die_with_parent() -> None:
-    """Ask the kernel (Linux) for SIGTERM when the parent is gone: a killed grid leaves no orphans that train on."""
+def held(path: Path) -> bool:
+    """Whether a process of this machine holds a lock file."""
+    if not path.exists():
+        return False
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask the kernel (Linux) for SIGTERM when the parent is gone: a killed grid leaves no orphans that train on. parent: its
+    process, where the caller knows it; UsageError if that is gone already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if parent not in (None, os.getppid()):
+        raise UsageError(f"the process {parent}, which this one works for, is gone")
 
 
 def work(root: Path, name: str, index: int, jobs: int = 1) -> str:
     """Run cell `index` of an experiment; returns a key of EXIT. Raises UsageError where it cannot start."""
     experiment = Experiment(root, name)
     cells = experiment.cells()
+    if not cells:
+        raise UsageError(f"there is no experiment in {experiment.path}")
     if not 0 <= index < len(cells):
         raise UsageError(f"--index {index}: {experiment.path} has {len(cells)} cells, 0 to {len(cells) - 1}")
     cell = cells[index]

@@ -84,11 +84,14 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+DISK_FULL = "the disk is full; the run goes on from its last checkpoint once there is space"
+
+
 def describe(code: int, directory: RunDir) -> str:
     """What a worker's exit code says; for one that did not get to its run, with the last line it wrote."""
     names = {value: name for name, value in EXIT.items()}
     if code == EXIT["disk full"]:
-        return "the disk is full; the run goes on from its last checkpoint once there is space"
+        return DISK_FULL
     if -code in STOP_SIGNALS:
         return "stopped"  # before it could take the signal
     if code < 0:

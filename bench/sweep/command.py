@@ -25,12 +25,13 @@ def sweep(args: Any) -> int:
     """Exit code: 0 the sweep is complete, 1 a study has no finished trial or a confirmation failed, 3 it is not complete."""
     from bench.cli import say_report, user_error
 
+    if args.as_worker:
+        die_with_parent(args.as_worker)
     limit_threads(1)
     asked = user_error(plan, args)
     check_directory(asked)
     studies = [open_study(asked, study, storage) for storage in [open_storage(asked)] for study in asked.studies]
     if args.as_worker:
-        die_with_parent()
         return EXIT[work(studies, asked.engine)]
     snapshot(asked, studies)
     jobs = args.jobs or max(1, len(os.sched_getaffinity(0)) // asked.cells_per_trial)
@@ -62,6 +63,15 @@ def check_directory(asked: Plan) -> None:
     if (asked.path / "experiment.json").exists():
         raise UsageError(f"{asked.path} holds an experiment of `run`; choose another --name")
     known = read_json(asked.path / "sweep.json")
+    if known is not None and known["name"] != asked.path.name:
+        raise UsageError(
+            f"{asked.path} is the sweep {known['name']}, after which its studies are called; "
+            "give the directory that name again, or choose another --name"
+        )
+    for study in asked.studies if known is not None else ():
+        trials = known["studies"].get(study.label, {}).get("asked", 0)
+        if study.trials < trials:
+            raise UsageError(f"the sweep {asked.path} has {trials} trials of {study.label}; --trials can only be raised")
     if known is not None and known["storage"] != public(asked.storage):
         raise UsageError(
             f"the trials of {asked.path} lie in the storage {known['storage']}, not in {public(asked.storage)}; "
@@ -107,7 +117,7 @@ def line(mine: Claim, state: str) -> str:
 
 def carry(jobs: int) -> str:
     """Processes that take trials, `jobs` of them: done or stopped. One that dies leaves its trial to the others."""
-    command = [sys.executable, "-m", "bench", *sys.argv[1:], "--as-worker"]
+    command = [sys.executable, "-m", "bench", *sys.argv[1:], "--as-worker", str(os.getpid())]
     env = os.environ | thread_limits(1)
     workers = [
         subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, start_new_session=True) for _ in range(jobs)

@@ -15,12 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 from bench.config import ALGO_META, UsageError, algo_values
 from bench.grid import Cell
 from bench.rundir import Experiment, RunDir, dump_json, read_json, replace_file
-from bench.sweep.plan import Plan
+from bench.sweep.plan import SUFFIX, Plan
 from bench.sweep.space import Space
 from bench.sweep.storage import Opened, public
 from bench.worker import locked
 
-SUFFIX = "_tuned"
 FEWEST = 4  # complete trials from which the importance of parameters is looked at
 
 

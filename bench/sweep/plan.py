@@ -36,6 +36,7 @@ from bench.sweep.space import Space, check_pruner, find, load
 FIRST_TUNING_SEED = 10_000  # tuning runs count seeds from here, comparisons from 0: no seed is ever in both
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 SAMPLER_SEED = 0
+SUFFIX = "_tuned"  # of a winner's label
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,10 @@ def plan(args: Any) -> Plan:
         envs.check(env_id, {})
     families = sorted({env_id.partition("/")[0] for env_id in env_ids})
     check_overrides(parsed, [available_keys(args.preset, v.algo, family) for v in variants for family in families])
+    labels = {v.label for v in variants}
+    if clash := sorted(labels & {f"{label}{SUFFIX}" for label in labels}):
+        first = clash[0].removesuffix(SUFFIX)
+        raise UsageError(f"--algos: {clash[0]} is what the winner of {first} is called; give it another label")
     if args.sweep and len(variants) > 1:
         raise UsageError("--sweep is for one algorithm; several take their search spaces from conf/sweep/<algorithm>.yaml")
     fixed = {override.key.removeprefix("algo.") for override in parsed if override.key.startswith("algo.")}

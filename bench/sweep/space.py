@@ -56,7 +56,8 @@ class Parameter:
 
     def to_plain(self) -> dict[str, Any]:
         """As the file has it, for comparing one sweep with another."""
-        ends = {key: getattr(self, key) for key in RANGE if getattr(self, key) not in (None, False)}
+        found = {key: getattr(self, key) for key in RANGE}
+        ends = {key: value for key, value in found.items() if value is not None and value is not False}  # 0 is neither
         return {"sets": list(self.sets)} | ({"choices": list(self.choices)} if self.choices else ends)
 
 
@@ -123,7 +124,7 @@ def load(path: Path, values: dict[str, Any], fixed: set[str]) -> Space:
         raise UsageError(f"--sweep {path} is no YAML file that can be read ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict) or not isinstance(content.get("space"), dict) or not content["space"]:
         raise UsageError(f"{path}: a search space has the key `space`: name -> {{low, high, log, step}} or {{choices}}")
-    if unknown := sorted(content.keys() - {"space", "pruner"}):
+    if unknown := sorted(map(str, content.keys() - {"space", "pruner"})):
         raise UsageError(f"{path}: unknown key {unknown[0]!r}; known are space, pruner")
     pruner = content.get("pruner", "median")
     check_pruner(pruner, str(path))
@@ -149,9 +150,12 @@ def parameter(name: str, given: Any, values: dict[str, Any], path: Path) -> Para
     where = f"{path}: {name}"
     if not isinstance(given, dict):
         raise UsageError(f"{where}={given!r}: it takes {{low, high, log, step}} or {{choices}}")
-    if unknown := sorted(given.keys() - {*RANGE, "choices", "sets"}):
+    if unknown := sorted(map(str, given.keys() - {*RANGE, "choices", "sets"})):
         raise UsageError(f"{where}: unknown key {unknown[0]!r}{nearest(unknown[0], {*RANGE, 'choices', 'sets'})}")
-    sets = tuple(str(key).removeprefix("algo.") for key in given.get("sets", [name]))
+    listed = given.get("sets", [name])
+    if not isinstance(listed, list):
+        raise UsageError(f"{where}: sets={listed!r}; it takes a list of settings")
+    sets = tuple(str(key).removeprefix("algo.") for key in listed)
     known = {key for key in values if key not in ("name", "agent", "tuned")}
     for key in sets:
         if key not in known:

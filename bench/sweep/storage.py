@@ -90,7 +90,12 @@ def open_storage(plan: Plan) -> optuna.storages.BaseStorage:
         from optuna.storages.journal import JournalFileBackend
 
         plan.path.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(plan.path / "journal.log")))
+        journal = plan.path / "journal.log"
+        mend(journal)
+        try:
+            return JournalStorage(JournalFileBackend(str(journal)))
+        except ValueError as error:
+            raise UsageError(f"{journal} cannot be read ({error}); restore it, or choose another --name") from error
     from sqlalchemy.exc import IntegrityError, ProgrammingError
 
     for attempt in range(OPENINGS):
@@ -103,6 +108,25 @@ def open_storage(plan: Plan) -> optuna.storages.BaseStorage:
                 continue
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(f"--storage {public(plan.storage)} cannot be opened: {reason}") from error
+
+
+def mend(journal: Path) -> None:
+    """Cut off a torn last line, left by a full disk or a crash: Optuna would append to it and read neither again."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    def torn() -> bool:
+        content = journal.read_bytes() if journal.exists() else b""
+        return bool(content) and not content.endswith(b"\n")
+
+    if not torn():
+        return
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        if torn():  # still, with nobody writing
+            os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def public(url: str | None) -> str:
@@ -229,7 +253,10 @@ def may_be_lost(path: Path) -> bool:
     """Whether the heartbeat of a running trial lets another process try its lock. On one machine the lock alone tells; what
     runs on another one is given time, since not every network file system passes locks on at once. Where no heartbeat is
     (a database shared without a file system) the trial is somebody else's."""
-    beat = read_json(path / "heartbeat.json")
+    try:
+        beat = read_json(path / "heartbeat.json")
+    except UsageError:  # left empty by a crash of the machine
+        return True
     return beat is not None and (beat["host"] == socket.gethostname() or time.time() - beat["time"] > STALE_AFTER)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from optuna.trial import TrialState
 
 from bench.config import UsageError
 from bench.engines import Carrier
+from bench.engines.common import DISK_FULL
+from bench.grid import Cell
 from bench.rundir import Experiment, dump_json, replace_file
 from bench.sweep.status import ENDED
 from bench.sweep.storage import Claim
@@ -33,6 +37,7 @@ def run_trial(claim: Claim, engine: Carrier) -> str:
     experiment = Experiment(claim.path.parent, claim.path.name)
     entries = [cell.entry() for cell in cells]
     record = {"study": claim.opened.study.study_name, "trial": claim.number, "params": params}
+    refuse_others(experiment, cells, record)
     indices = experiment.write(claim.opened.asked.preset, ["python", "-m", "bench", "sweep"], entries, sweep=record)
     if claim.taken_up:
         wait_for_release([experiment.run_dir(entry).path for entry in entries], claim)
@@ -42,9 +47,22 @@ def run_trial(claim: Claim, engine: Carrier) -> str:
         return tell(claim, progress)
     if why := failure(experiment, outcome):
         return tell(claim, progress, failed=why)
+    if DISK_FULL in outcome.values():
+        print(f"{claim.path}: {DISK_FULL}", flush=True)
     if any(state != "done" for state in outcome.values()):
         return "stopped"
     return tell(claim, progress)
+
+
+def refuse_others(experiment: Experiment, cells: list[Cell], record: dict[str, Any]) -> None:
+    """UsageError where the directory holds runs of another trial, as it does when a sweep was copied or its storage is gone:
+    their scores are not those of this trial's parameters."""
+    there = (experiment.read() or {}).get("sweep")
+    if there is not None and there != json.loads(json.dumps(record)):
+        found = ", ".join(f"{key} {there.get(key)}" for key in record)
+        raise UsageError(f"{experiment.path} holds another trial ({found}); move the directory away or choose another --name")
+    for cell in cells:
+        experiment.run_dir(cell.entry()).prepare(cell.config)
 
 
 def carry(engine: Carrier, experiment: Experiment, indices: list[int], progress: Progress) -> dict[int, str]:
@@ -81,7 +99,7 @@ def failure(experiment: Experiment, outcome: dict[int, str]) -> str:
         directory = experiment.run_dir(cells[index])
         if directory.state() == "failed":
             return f"{cells[index]['dir']}: {(directory.failure() or {}).get('error', 'failed')}"
-        if outcome[index] not in ("done", "stopped"):
+        if outcome[index] not in ("done", "stopped", DISK_FULL):
             return f"{cells[index]['dir']}: {outcome[index]}"
     return ""
 

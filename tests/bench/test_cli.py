@@ -11,15 +11,43 @@ import yaml
 
 import reports
 from bench.config import from_plain
-from bench.rundir import RunDir
+from bench.display import GridView
+from bench.rundir import Experiment, RunDir
+from bench.worker import locked
 
 GRID = ("run", "--no-report", "--algos", "sac", "--envs", "toy/interior", "--seeds", "1")
 BROKEN = """
+import dataclasses
+import typing
+
 import gymnasium
+
+from algos.agent import Agent, ReplayConfig
 
 
 class NoConfig:
     pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ReplayConfig):
+    kind: typing.Literal["a", "b"] = "a"
+    pair: tuple[int, int] = (1, 2)
+    sizes: list[int] = dataclasses.field(default_factory=lambda: [8])
+
+
+class Typed(Agent):
+    Config = Settings
+
+
+class Bare(Agent):
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        rate: float
+
+
+class NoAgent:
+    Config = Settings
 
 
 class Unbounded(gymnasium.Env):
@@ -52,11 +80,13 @@ BAD = {
     "preset": (["--preset", "quik"], "did you mean quick"),
     "key": (["stepps=3000"], "did you mean steps"),
     "nested key": (["eval.candidate=3"], "did you mean eval.candidates"),
-    "argument": (["--seed", "x", "--sedes", "3"], "--sedes"),
+    "argument": (["--sedes", "3"], "--sedes"),
+    "short for an argument": (["--seed", "42"], "did you mean --seeds"),
     "word": (["qsm"], "key=value"),
     "seeds 0": (["--seeds", "0"], "--seeds 0"),
     "seeds 3-1": (["--seeds", "3-1"], "did you mean 1-3"),
     "seeds -1": (["--seeds=-1"], "--seeds"),
+    "seeds without end": (["--seeds", "99999999999"], "at most 10000"),
     "seeds x": (["--seeds", "x"], "neither a number"),
     "seeds twice": (["--seeds", "0-2,1"], "twice"),
     "negative steps": (["steps=-3"], "steps=-3 is out of range"),
@@ -87,6 +117,12 @@ BAD = {
     "plug-in class": (["--algos", "a=bad_plugin:Missing"], "has no 'Missing'"),
     "plug-in syntax": (["--algos", "a=torn_plugin:Agent"], "torn_plugin' raised SyntaxError"),
     "plug-in no agent": (["--algos", "a=bad_plugin:NoConfig"], "is no agent"),
+    "plug-in a Config alone": (["--algos", "a=bad_plugin:NoAgent"], "is no agent"),
+    "plug-in no default": (["--algos", "a=bad_plugin:Bare"], "needs a default, and rate has none"),
+    "plug-in literal": (["--algos", "a=bad_plugin:Typed(kind=c)"], "algo.kind='c' is out of range: it takes one of a, b"),
+    "plug-in pair": (["--algos", "a=bad_plugin:Typed(pair=[1])"], "algo.pair=[1] is out of range: it takes 2 values"),
+    "plug-in list": (["--algos", "a=bad_plugin:Typed(sizes=3)"], "algo.sizes=3 has the wrong type: a list"),
+    "variant's agent": (["--algos", "a=td3(agent=sac)"], "agent is no setting"),
     "name": (["--name", "../up"], "no directory name"),
     "unlike budgets": (["--algos", "ctq,td3", "--envs", "generation/gmm1d"], "set steps="),
     "jobs": (["--jobs", "0"], "--jobs 0"),
@@ -125,7 +161,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(command, tmp_path, monk
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["worker", "--index", "0"], "--name"), (["worker", "--name", "none", "--index", "0"], "0 cells"),
+        (["worker", "--index", "0"], "--name"), (["worker", "--name", "none", "--index", "0"], "no experiment"),
         (["worker", "--name", "none"], "--index"), (["status", "--name", "none"], "no experiment"), (["status"], "status NAME"),
         (["watch", "none"], "no experiment"), (["status", "x", "steps=3"], "takes no settings"),
         (["list", "colours"], "invalid choice"), (["rum"], "rum"),
@@ -211,6 +247,57 @@ def test_a_report_that_cannot_be_written_is_one_line_and_keeps_the_code(command,
     monkeypatch.setattr("reports.write", refuse)
     done = command("run", *GRID[2:])
     assert (done.code, done.err) == (1, "no report: these cannot be compared\n")
+
+
+DAMAGED = {
+    "experiment.json": ("status", "experiment.json cannot be read"), "config.yaml": ("status", "config.yaml cannot be read"),
+    "provenance.json": ("status", "provenance.json cannot be read"), "progress.json": ("run", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_an_empty_file_is_named_in_one_line(command, here, tmp_path, name):
+    """As a crash of the machine can leave it. A heartbeat tells nothing then: the run goes on."""
+    grid = ("--algos", "sac(actor_hidden=[8],critic_hidden=[8],batch_size=16)", *GRID[4:], "--no-report", "--name", "g")
+    grid = (*grid, "steps=40", "warmup=20", "eval_every=40", "eval.episodes=1", "keep_replay=true")
+    assert command("run", *grid).code == 0
+    run = tmp_path / "runs" / "g" / "toy_interior" / "sac" / "seed_0"
+    (run / "DONE").unlink()
+    (run if name != "experiment.json" else tmp_path / "runs" / "g").joinpath(name).write_text("")
+    word, says = DAMAGED[name]
+    done = command(word, *(("g",) if word == "status" else grid))
+    if says is None:
+        assert done.code == 0, done
+    else:
+        assert "Traceback" not in done.err
+        assert says in done.err + done.out
+
+
+def test_a_continuation_that_is_refused_leaves_a_finished_run_finished(command, here, tmp_path):
+    grid = ("--algos", "sac(actor_hidden=[8],critic_hidden=[8],batch_size=16)", *GRID[4:], "--no-report", "--name", "g")
+    grid = (*grid, "warmup=20", "eval_every=20", "eval.episodes=1", "keep_replay=true")
+    assert command("run", *grid, "steps=40").code == 0
+    run = tmp_path / "runs" / "g" / "toy_interior" / "sac" / "seed_0"
+    (piece,) = (run / "replay").glob("*.pt")
+    whole = piece.read_bytes()
+    before = {path.name: path.read_bytes() for path in run.glob("*.*")} | {"DONE": (run / "DONE").read_bytes()}
+    piece.write_bytes(b"")
+    done = command("run", *grid, "steps=60")
+    assert (done.code, f"{piece.name} cannot be read" in done.err) == (2, True)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    piece.write_bytes(whole)
+    assert command("run", *grid, "steps=60").code == 0
+
+
+def test_watch_stays_while_the_grid_goes_on(tmp_path):
+    """Between two runs none runs, and at first none has begun."""
+    experiment = Experiment(tmp_path, "g")
+    experiment.write("quick", [], [])
+    view = GridView(experiment)
+    assert not view.going()
+    with locked(experiment.path / "lock", "the grid"):
+        assert view.going()
+    assert not view.going()
 
 
 def test_steps_can_be_raised_but_not_lowered_nor_without_the_replay(small, train, tmp_path):

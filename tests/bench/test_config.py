@@ -142,6 +142,31 @@ def test_a_users_conf_folder_is_searched(tmp_path, monkeypatch):
     assert cells[0].config.algo["m_q"] == 400.0
 
 
+@pytest.mark.parametrize("name", ["été", "a,b", "copy (1)", "it's", "x=y", "a[1]", "ha#sh", "am&p", "semi;colon", "back\\'s"])
+def test_a_users_conf_folder_may_lie_anywhere(tmp_path, monkeypatch, name):
+    (tmp_path / name / "conf" / "algo").mkdir(parents=True)
+    (tmp_path / name / "conf" / "algo" / "sharp.yaml").write_text("defaults: [qsm]\nm_q: 400.0\n")
+    monkeypatch.chdir(tmp_path / name)
+    assert plan("quick", "sharp", "toy/interior", "1", [])[0][0].config.algo["m_q"] == 400.0
+
+
+@pytest.mark.parametrize(
+    ("group", "content", "says"),
+    [
+        ("algo", "a: [", "cannot be composed"), ("algo", "defaults: [nosuch]", "nosuch"), ("algo", "[1]", "own"),
+        ("algo", "", "says no `agent`"), ("algo", "m_q: 3", "says no `agent`"), ("algo", "agent: qsm\nm_q: ${nope}", "nope"),
+        ("preset", "# @package _global_\ngrid: 3", "grid"), ("preset", "# @package _global_\neval: null", "eval"),
+    ],
+)  # fmt: skip
+def test_a_users_conf_that_is_wrong_is_one_line(tmp_path, monkeypatch, group, content, says):
+    (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "conf" / group / "own.yaml").write_text(content + "\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(says)) as caught:
+        plan(*(("quick", "own") if group == "algo" else ("own", "qsm")), "toy/interior", "1", [])
+    assert "\n" not in str(caught.value)
+
+
 # -- identity ----------------------------------------------------------------------------------------------------------
 
 

@@ -64,6 +64,13 @@ def test_a_mirror_that_breaks_does_not_break_the_run(small, train, tmp_path, mon
     assert train(small("sac"), tmp_path) == "done"
     assert capsys.readouterr().err.count("gave up (ConnectionError: the server is gone)") == 1
 
+    def refuse(logger, path, config):
+        raise ConnectionError("no key")
+
+    monkeypatch.setattr(run, "mirror", refuse)
+    assert train(small("sac"), tmp_path / "other") == "done"
+    assert "gave up (ConnectionError: no key)" in capsys.readouterr().err
+
 
 @pytest.mark.parametrize(("logger", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
 def test_a_logger_whose_package_is_missing_says_what_to_install(command, tmp_path, monkeypatch, logger, package):

@@ -358,13 +358,60 @@ def test_the_shipped_spaces_fit_their_algorithms_and_contain_the_defaults(agent)
         assert set(space.settings(space.suggest(study.ask()))) <= set(values)
 
 
+def test_a_search_space_is_recorded_whole(tmp_path):
+    (tmp_path / "space.yaml").write_text("space: {x: {low: 0.0, high: 1.0, step: 0.5}, shift: {low: 0, high: 3}}\n")
+    plain = load(tmp_path / "space.yaml", algo_values("sweeping:Aim"), set()).to_plain()
+    assert plain["x"] == {"sets": ["x"], "low": 0.0, "high": 1.0, "step": 0.5}
+    assert plain["shift"] == {"sets": ["shift"], "low": 0, "high": 3}
+
+
+@pytest.mark.parametrize("gone", ["journal.log", "sweep.json"])
+def test_runs_of_other_parameters_give_no_trial_its_score(sweep, command, gone):
+    """A copied sweep, and one without its storage: the runs that are there are those of other points."""
+    assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
+    shutil.copytree("runs/s", "runs/t")
+    refused = sweep(PLANE, "--trials", "2", "--sampler", "random", "--name", "t")
+    assert (refused.code, "runs/t is the sweep s" in refused.err) == (2, True)
+    Path("runs/s", gone).unlink()
+    if gone == "sweep.json":
+        Path("runs/s/journal.log").unlink()
+    refused = sweep(PLANE.replace("y:", "wait:").replace("-1.0", "0.0"), "--trials", "2", "--sampler", "random")
+    assert (refused.code, "holds another trial" in refused.err) == (2, True)
+    refused = command("run", "--algos", AGENT, "--name", "t", *SHORT)
+    assert (refused.code, "runs/t holds a sweep" in refused.err) == (2, True)
+
+
+def test_what_would_lose_trials_is_refused(sweep, command):
+    assert sweep(PLANE, "--trials", "3", "--sampler", "random").code == 0
+    before = recorded()
+    refused = sweep(PLANE, "--trials", "2", "--sampler", "random")
+    assert (refused.code, "--trials can only be raised" in refused.err) == (2, True)
+    assert recorded() == before
+    clash = command("sweep", "--algos", f"{AGENT},aim_tuned=sweeping:Aim(x=0.3)", "--name", "c", *SHORT)
+    assert (clash.code, "aim_tuned is what the winner of aim is called" in clash.err) == (2, True)
+
+
+def test_a_torn_journal_is_mended(sweep):
+    """As a full disk or a crash of the machine leaves it: what was said last is said again."""
+    assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
+    journal, before = Path("runs/s/journal.log"), recorded()
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-10])
+    done = sweep(PLANE, "--trials", "3", "--sampler", "random")
+    assert done.code == 0, done
+    assert recorded()["trials"][:2] == before["trials"]
+    journal.write_bytes(whole[:40] + b"\n" + whole[40:])
+    refused = sweep(PLANE, "--trials", "3", "--sampler", "random")
+    assert (refused.code, "journal.log cannot be read" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize("name", available("sweep"))
 def test_every_search_space_of_conf_fits_its_algorithm(name):
     assert load(find(name), algo_values(name), set()).parameters
 
 
 def test_the_report_shows_what_tuning_changed_and_what_it_cost(sweep):
-    space = PLANE.replace("}}", "}, kind: {choices: [plain, broken]}, hidden: {choices: [[4], [8]]}}")
+    space = PLANE.replace("}}", "}, kind: {choices: [plain, broken]}, hidden: {choices: [[4], [8]]}}").replace("-1.0", "0.0", 1)
     done = sweep(space, "--trials", "12", "--confirm", "4", "--sampler", "random")
     assert done.code == 0, done
     report = Path("runs/s/report")
