@@ -16,6 +16,8 @@ from sweeping import AGENT, PLANE, score
 
 from bench import run as run_module
 from bench.config import algo_values, available
+from bench.engines import local
+from bench.engines.common import DISK_FULL
 from bench.sweep.space import find, load
 from bench.sweep.status import SweepView
 
@@ -389,6 +391,16 @@ def test_what_would_lose_trials_is_refused(sweep, command):
     assert recorded() == before
     clash = command("sweep", "--algos", f"{AGENT},aim_tuned=sweeping:Aim(x=0.3)", "--name", "c", *SHORT)
     assert (clash.code, "aim_tuned is what the winner of aim is called" in clash.err) == (2, True)
+
+
+def test_a_full_disk_is_no_failure_of_a_trial(sweep, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "submit", lambda experiment, indices, options, watch: dict.fromkeys(indices, DISK_FULL))
+        full = sweep(PLANE, "--trials", "2", "--sampler", "random")
+    assert (full.code, DISK_FULL in full.out) == (3, True)
+    assert not list(Path("runs/s/trials").rglob("ended.json"))
+    assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
+    assert [trial["state"] for trial in recorded()["trials"]] == ["complete"] * 2
 
 
 def test_a_torn_journal_is_mended(sweep):
