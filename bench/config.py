@@ -355,6 +355,27 @@ def check_feasible(config: RunConfig, agent: Any) -> None:
         )
 
 
+def check_rollout(config: RunConfig, need: Any) -> None:
+    """Refuse copies that are not those of an agent's rollouts, and a run that ends before its first rollout does. need: the
+    agent's `data`."""
+    from algos.agent import Rollout
+
+    if not isinstance(need, Rollout):
+        return
+    copies = config.env["num_envs"]
+    if need.envs != copies:
+        raise UsageError(
+            f"{config.label} collects rollouts of {need.envs} copies, the run has {copies}: "
+            "its Config has to say so in a field `envs`"
+        )
+    frames = need.length * config.frames_per_decision
+    if config.steps < frames:
+        raise UsageError(
+            f"no update would happen: steps={config.steps} frames are less than one rollout of {config.label}, "
+            f"{need.length} decisions of {need.envs} copies; set steps={frames} or more"
+        )
+
+
 def set_key(values: dict[str, Any], dotted: str, value: Any) -> bool:
     """Set an existing key; False if there is none."""
     *path, last = dotted.split(".")

@@ -17,8 +17,10 @@ from bench.config import (
     ALGO_META,
     RunConfig,
     UsageError,
+    agent_config,
     algo_values,
     check_overrides,
+    check_rollout,
     composed,
     dotted_keys,
     grid_defaults,
@@ -148,6 +150,7 @@ def plan(
         for env_id in ids for v in variants for seed in seed_list
     ]  # fmt: skip
     refuse_unbounded(configs)
+    refuse_rollouts(configs)
     refuse_unlike_budgets(configs)
     by_label = {v.label: v for v in variants}
     cells = [Cell(c, cell_command(preset, by_label[c.label], c, overrides)) for c in configs]
@@ -176,6 +179,24 @@ def refuse_unbounded(configs: list[RunConfig]) -> None:
                 f"env.bounded=true would clip the actions of {config.label}, which learns from them as they were before; "
                 "leave env.bounded=null, which bounds those of agents that need it"
             )
+
+
+def refuse_rollouts(configs: list[RunConfig]) -> None:
+    """Build each agent that learns from rollouts once on each of its environments: whether it can learn there, and how long a
+    rollout is, depends on both. Raises UsageError, or the agent's ValueError."""
+    import torch
+
+    seen: set[str] = set()
+    for config in configs:
+        agent, settings = agent_config(config.algo), {k: v for k, v in config.env.items() if k not in ("id", "num_envs")}
+        key = json.dumps([config.algo, config.env], default=str)
+        if not hasattr(agent, "envs") or key in seen:
+            continue
+        seen.add(key)
+        env, spec = envs.make(config.env["id"], 0, 1, **settings)
+        env.close()
+        built = agent_class(config.algo["agent"])(spec, agent, torch.Generator().manual_seed(0))
+        check_rollout(config, built.data)
 
 
 def check_episodes(env_id: str, episodes: int) -> None:

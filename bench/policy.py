@@ -15,7 +15,7 @@ from envs import EnvSpec
 
 
 class Policy:
-    """obs [obs_dim] or [N, obs_dim] -> actions of the same leading shape, in the environment's bounds [-1, 1]."""
+    """obs [obs_dim] or [N, obs_dim] -> actions of the same leading shape in [-1, 1], as what `envs.make` makes takes them."""
 
     def __init__(self, agent: algos.agent.Agent, mode: str, seed: int):
         self.agent, self.mode = agent, mode

@@ -24,7 +24,7 @@ from algos.agent import Rollout, sample
 from algos.replay import buffer_for
 from bench import cost, devices, provenance
 from bench.clock import Clock, CudaClock
-from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, to_plain
+from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite
 from bench.mirror import Mirror, mirror
@@ -61,11 +61,11 @@ class Run:
         self.agent = self._new_agent(self.generators["init"])
         self.run_phase = phase_runner(self.agent, config.speed)
         self.replay = buffer_for(self.agent.data, self.spec.obs_dim, self.spec.act_dim, self.copies, self.device)
-        self._check_rollout()
+        check_rollout(self.config, self.agent.data)
         self.evaluator, self.probes = Evaluator(config, self.device), Probes(config, self.device)
         self.new_clock = CudaClock if self.device.type == "cuda" else Clock
         self.clock = self.new_clock()
-        self.env_step = self.evaluations = 0
+        self.env_step = 0
         self.eval_due = False  # an evaluation that has to be made here; a stop may come between
         self.latest: dict[str, torch.Tensor] = {}
         self.losses = FirstNonFinite(self.device)
@@ -96,23 +96,6 @@ class Run:
 
     def _new_agent(self, generator: torch.Generator) -> algos.agent.Agent:
         return algos.agent_class(self.config.algo["agent"])(self.spec, self.agent_config, generator, self.device)
-
-    def _check_rollout(self) -> None:
-        """Refuse copies that are not those of the rollouts, and a run that ends before its first rollout does."""
-        need = self.agent.data
-        if not isinstance(need, Rollout):
-            return
-        if need.envs != self.copies:
-            raise UsageError(
-                f"{self.config.label} collects rollouts of {need.envs} copies, the run has {self.copies}: "
-                "its Config has to say so in a field `envs`"
-            )
-        frames = need.length * self.config.frames_per_decision
-        if self.config.steps < frames:
-            raise UsageError(
-                f"no update would happen: steps={self.config.steps} frames are less than one rollout of {self.config.label}, "
-                f"{need.length} decisions of {need.envs} copies; set steps={frames} or more"
-            )
 
     def _open(self, auto: list[str], precision: str, session: dict[str, Any]) -> None:
         """Write what a new directory needs, or take up the newest checkpoint of an old one."""
@@ -263,13 +246,19 @@ class Run:
         self.clock.lap("log")
         self._append_clock()
 
+    def _evaluation(self) -> int:
+        """The number of the evaluation at this step, which gives its episodes: of the interval that begins here, or, at an
+        end between two, of the next one. From the step alone, so that a run whose steps are raised keeps to a direct one's."""
+        every = self.config.eval_every
+        return self.env_step // every + (self.env_step % every >= self.config.frames_per_decision)
+
     def _evaluate(self) -> None:
-        result = self.evaluator.play(self.agent, self.evaluations, self._interrupted)
+        number = self._evaluation()
+        result = self.evaluator.play(self.agent, number, self._interrupted)
         if result is None:
             return  # stopped: it is still due, and made when the run goes on
         self.eval_due = False
-        self.probes.draw(self.agent, self.evaluations, self.env_step, last=self.env_step >= self.config.steps)
-        self.evaluations += 1
+        self.probes.draw(self.agent, number, self.env_step, last=self.env_step >= self.config.steps)
         for name, values in ({"return": result["returns"]} | result.get("scores", {})).items():
             if not all(map(math.isfinite, values)):
                 raise NonFinite(f"evaluation {name}", self.agent.updates)
@@ -351,7 +340,7 @@ class Run:
             "agent": agent,
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "counters": {
-                "env_step": self.env_step, "evaluations": self.evaluations, "eval_due": self.eval_due,
+                "env_step": self.env_step, "eval_due": self.eval_due,
                 "finished_returns": self.finished_returns, "episode_return": self.episode_return.tolist(),
                 "last_return": self.last_return, "rows": self.replay.added,
             },
@@ -375,7 +364,7 @@ class Run:
         self.agent.load_state_dict(state["agent"])
         for name, value in state["generators"].items():
             self.generators[name].set_state(value)
-        self.env_step, self.evaluations, self.eval_due = (counters[k] for k in ("env_step", "evaluations", "eval_due"))
+        self.env_step, self.eval_due = counters["env_step"], counters["eval_due"]
         self.finished_returns = list(counters["finished_returns"])
         self.episode_return = np.asarray(counters["episode_return"])
         self.last_return = counters["last_return"]

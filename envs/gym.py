@@ -109,6 +109,7 @@ def _make(name: str, render_mode: str | None = None) -> gymnasium.Env:
     except gymnasium.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(name, names()) or difflib.get_close_matches(name, gymnasium.registry, n=1)
         hint = f"; did you mean {' or '.join(f'gym/{n}' for n in near)}?" if near else ""
+        hint += "" if ":" in name else " (an environment of your own: gym/<module>:<id>)"
         raise ValueError(f"unknown environment 'gym/{name}'{hint}") from error
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"cannot build 'gym/{name}': {' '.join(str(error).split())}") from error
@@ -170,6 +171,8 @@ class Copy:
             # gymnasium tries GLFW first, which fails late on a machine without a display.
             self._camera = self._camera or render.Camera(body.model)
             return self._camera.frame(body.data)
+        if self._env.render_mode != "rgb_array":
+            raise RuntimeError(f"cannot render {self._env.spec.id}: it has no render mode rgb_array")
         try:
             return self._env.render()
         except gymnasium.error.DependencyNotInstalled as error:

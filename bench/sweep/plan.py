@@ -29,6 +29,7 @@ from bench.grid import (
     cell_command,
     parse_envs,
     parse_variants,
+    refuse_rollouts,
     refuse_unbounded,
 )
 from bench.sweep.space import Space, check_pruner, find, load
@@ -194,6 +195,7 @@ def study(args: Any, variant: Variant, env_ids: tuple[str, ...], fixed: set[str]
     result = Study(variant, space, args.preset, env_ids, int(args.seeds), tuple(args.overrides), args.sampler, trials)
     configs = result.base()
     refuse_unbounded(configs)
+    refuse_rollouts(configs)
     for config in configs:
         check_evaluations(config.resolved(), space.pruner)
         check_score(config)
@@ -215,4 +217,7 @@ def check_score(config: RunConfig) -> None:
     env, spec = envs.make(config.env["id"], 0, 1, **settings)
     env.close()
     if spec.score.low is None or spec.score.high is None:
-        raise UsageError(f"{spec.id} has no score range to normalise by, so trials on it have no value; take others")
+        raise UsageError(
+            f"{spec.id} has no score range to normalise by, so trials on it have no value; take others, or give it one "
+            f"(`python -m envs.measure {spec.id}`, and a reward_threshold)"
+        )

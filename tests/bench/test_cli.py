@@ -125,6 +125,8 @@ BAD = {
     "variant's agent": (["--algos", "a=td3(agent=sac)"], "agent is no setting"),
     "name": (["--name", "../up"], "no directory name"),
     "unlike budgets": (["--algos", "ctq,td3", "--envs", "generation/gmm1d"], "set steps="),
+    "no dynamics": (["--algos", "ctq", "--envs", "toy/interior"], "generation/"),
+    "no rollout": (["--algos", "ctq", "--envs", "generation/gmm1d", "steps=400"], "less than one rollout of ctq"),
     "jobs": (["--jobs", "0"], "--jobs 0"),
     "jobs type": (["--jobs", "x"], "--jobs"),
     "engine": (["--engine", "cloud"], "unknown engine"),

@@ -14,6 +14,7 @@ import envs
 from bench import config as schema
 from bench.config import CONF, RunConfig, UsageError, agent_config, algo_values, available, identity
 from bench.grid import parse_seeds, parse_variants, plan
+from bench.options import parser
 
 PLUGIN = """
 from algos.sac import SAC
@@ -165,6 +166,21 @@ def test_a_users_conf_that_is_wrong_is_one_line(tmp_path, monkeypatch, group, co
     with pytest.raises(UsageError, match=re.escape(says)) as caught:
         plan(*(("quick", "own") if group == "algo" else ("own", "qsm")), "toy/interior", "1", [])
     assert "\n" not in str(caught.value)
+
+
+def test_every_command_of_the_documents_has_a_grid():
+    """As a reader copies them, but for those with a placeholder or a class that the text defines."""
+    root = CONF.parent
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]
+    lines = [line for page in pages for line in page.read_text().splitlines() if line.startswith("    python -m bench run")]
+    taken = 0
+    for line in lines:
+        words = shlex.split(line, comments=True)[3:]
+        if "…" not in words and "my_" not in line:
+            args, rest = parser().parse_known_args(words)
+            plan(args.preset, args.algos, args.envs, args.seeds, rest)
+            taken += 1
+    assert taken >= 4
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------

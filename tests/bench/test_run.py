@@ -16,7 +16,7 @@ import bench
 from algos.agent import sample
 from bench import run
 from bench.evaluate import Probes
-from bench.rundir import RunDir, load_tensors
+from bench.rundir import RunDir, load_tensors, read_lines
 
 
 def lines(path: Path) -> list[dict]:
@@ -195,6 +195,17 @@ def test_raising_steps_continues_to_the_longer_run(small, train, results, tmp_pa
     train(small("sac", "steps=180", "eval_every=60"), tmp_path / "direct")
     assert results(tmp_path / "raised") == results(tmp_path / "direct")
     assert not (tmp_path / "raised" / "replay").exists()
+
+
+def test_a_run_that_was_raised_meets_the_evaluations_of_a_direct_one(small, train, tmp_path):
+    """The shorter run ends between two evaluations of the longer one, whose episodes its own last one must not shift."""
+    train(small("sac", "steps=130", "eval_every=60", "keep_replay=true"), tmp_path / "raised")
+    train(small("sac", "steps=180", "eval_every=60"), tmp_path / "raised")
+    train(small("sac", "steps=180", "eval_every=60"), tmp_path / "direct")
+    raised, direct = (list(read_lines(tmp_path / name / "evals.jsonl")) for name in ("raised", "direct"))
+    assert [line["env_step"] for line in direct] == [0, 60, 120, 180]
+    assert [line for line in raised if line["env_step"] != 130] == direct
+    assert len(raised) == 5
 
 
 def test_a_continued_run_keeps_its_automatic_intervals(small, train, tmp_path):
