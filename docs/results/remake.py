@@ -72,7 +72,7 @@ def tables() -> str:
     parts = {}
     if main:
         parts |= {
-            "Five algorithms": Table(["algorithm", "seeds", "IQM, normalised", *main["envs"]], headline(main)),
+            "The algorithms": Table(["algorithm", "seeds", "IQM, normalised", *main["envs"]], headline(main)),
             "SAC beside what others have published": Table(
                 ["task", "here", *references.PUBLISHED.values(), "range", "mean here", "interval here"], sac(main),
                 note="The range is that of the sources' means at the same frames.",

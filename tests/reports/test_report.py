@@ -115,7 +115,8 @@ def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(written: Path) -> 
             assert found["optimality_gap"]["value"] == pytest.approx(np.mean([np.maximum(1 - t, 0).mean() for t in tasks]))
             for kind, estimate in stats.aggregate(tasks).items():
                 assert (found[kind]["low"], found[kind]["high"]) == pytest.approx((estimate.low, estimate.high))
-    assert len(summary["pairs"]) == (1 + len(tasks_of)) * len(labels) * (len(labels) - 1) // 2
+    scopes = len(tasks_of) + (len(tasks_of) > 1)  # each task, and all of them where they are several
+    assert len(summary["pairs"]) == scopes * len(labels) * (len(labels) - 1) // 2
     for pair in summary["pairs"]:
         envs = [pair["env"]] if pair["env"] else tasks_of
         name = "final" if pair["env"] else "final_normalised"

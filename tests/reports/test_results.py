@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import synthetic
+from scipy import stats
 
 import reports
 from reports import archive, load
@@ -77,7 +78,7 @@ def test_the_tables_say_what_the_runs_say(remake: ModuleType, tmp_path: Path) ->
     def first(cell: str) -> float:
         return float(cell.replace("−", "-").split()[0])
 
-    for row in rows_of(text, "Five algorithms"):
+    for row in rows_of(text, "The algorithms"):
         for env in TASKS:
             seeds = (1, 2) if (env, row["algorithm"]) == (TASKS[1], "sac") else (0, 1, 2)
             assert first(row[env]) == pytest.approx(finals(grid, env, row["algorithm"], seeds).mean(), rel=5e-3)
@@ -101,13 +102,40 @@ def test_the_tables_say_what_the_runs_say(remake: ModuleType, tmp_path: Path) ->
     assert whole["on the bound"] == f"{100 * np.mean(bounds):.0f} %"
 
 
+def test_the_committed_headline_can_be_recomputed_from_every_episode() -> None:
+    finals: dict[tuple[str, str], list[float]] = {}
+    for line in (RESULTS / "dmc100k.jsonl").read_text().splitlines():
+        run = json.loads(line)
+        if run.get("state") == "done":
+            last = run["evals"][-1]
+            assert last["env_step"] == 100_000
+            finals.setdefault((run["config"]["env"]["id"], run["config"]["label"]), []).append(np.mean(last["returns"]))
+    text = (RESULTS / "tables.md").read_text()
+    rows = rows_of(text, "The algorithms")
+    told = {(env, row["algorithm"]): cell for row in rows for env, cell in row.items() if "/" in env}
+    assert told.keys() == finals.keys()
+    for cell, values in finals.items():
+        half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+        expected = [np.mean(values), np.mean(values) - half, np.mean(values) + half]
+        found = [float(number) for number in re.findall(r"-?[\d.]+", told[cell].replace("−", "-"))]
+        assert found == pytest.approx(expected, rel=5e-3, abs=0.6)
+    assert text == script().tables()
+
+
 def test_the_readme_says_what_the_pages_say() -> None:
     text = (ROOT / "README.md").read_text().split("## What comes out so far")[1].split("\n## ")[0]
     page = (ROOT / "docs" / "reproduction" / "fig8" / "report.md").read_text()
-    told = re.findall(r"\d+ \[\d+,\s\d+\]", text)
-    assert len(told) == 3
-    for value in told:
-        assert f"{value.replace(chr(10), ' ')}?" in page
+    tables, results = ((RESULTS / name).read_text() for name in ("tables.md", "README.md"))
+    grid, paper, own = (re.findall(r"\d+ \[\d+,\s\d+\]", part) for part in (*text.split("The claims of"), results))
+    assert (len(grid), len(paper), len(own)) == (4, 3, 4)
+    for told, source in ((grid, tables), (own, tables), (paper, page)):
+        for value in told:
+            assert f"{value.replace(chr(10), ' ')}?" in source
+    sac, td3 = rows_of(tables, "SAC beside")[0], rows_of(tables, "TD3 beside")[0]
+    assert (sac["range"], sac["mean here"], td3["SpinningUp"]) == ("829 to 861", "in it", "783 ± 92.9")
+    for told in (text, results):
+        assert "829 to 861" in told
+    assert "783 ± 92.9" in results
     rows = rows_of(page.replace("**Policy update alone**", "\n## Times"), "Times")
     times = {row["T"]: float(row["dql / qsm"]) for row in rows}
     for ratio, chain in re.findall(r"([\d.]+) times (?:as\s+long )?at T = (\d+)", text):
