@@ -344,7 +344,10 @@ class Agent:
         self.schedule()
         for phase in self.due():
             method = self.run_phase if run is None else run
-            info |= method(phase, batch, noise[phase.name])
+            found = method(phase, batch, noise[phase.name])
+            if found is None:
+                raise TypeError(f"phase {phase.name!r} returned None; it returns its detached tensors by name, or {{}}")
+            info |= found
         self.updates += 1
         return info
 

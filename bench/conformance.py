@@ -42,9 +42,10 @@ SPEC = EnvSpec(
 
 def under_test() -> list[Any]:
     """The agents under test: those of BENCH_AGENT, or every algorithm of conf/algo."""
-    given = [name.strip() for name in os.environ.get("BENCH_AGENT", "").split(",") if name.strip()]
+    if given := [name.strip() for name in os.environ.get("BENCH_AGENT", "").split(",") if name.strip()]:
+        return given
     others = [pytest.param(name, marks=pytest.mark.slow) for name in available("algo") if name not in algos.AGENTS]
-    return given or [*algos.AGENTS, *others]
+    return [*algos.AGENTS, *others]
 
 
 @pytest.fixture(params=under_test())
@@ -188,7 +189,7 @@ def test_declarations_are_complete(algo):
     phases = [phase.name for phase in agent.phases]
     assert len(set(phases)) == len(phases), f"phases have different names, found {phases}"
     for name in phases:
-        assert callable(getattr(agent, name, None)), f"phase {name!r} has a method of that name"
+        assert callable(getattr(agent, name, None)), f"phases names {name!r}, but the agent has no method of that name"
     owners: dict[int, str] = {}
     for name, parameters in agent.trained().items():
         for parameter in parameters:
@@ -376,7 +377,8 @@ def test_state_dict_continues_bit_for_bit(algo):
     assert second.updates == first.updates, "the update counter is part of the state"
     assert_same(first.state_dict(), second.state_dict(), "the loaded state")
     more = 2 * period(first) + 1
-    assert_same(train(first, more, seed=2), train(second, more, seed=2), "what update returned after loading")
+    kept = "modules and optimizers are kept of themselves; what else an update changes belongs into state_dict; "
+    assert_same(train(first, more, seed=2), train(second, more, seed=2), f"{kept}what update returned after loading")
     assert_same(first.state_dict(), second.state_dict(), "the state after training on")
 
 
