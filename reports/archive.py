@@ -3,7 +3,7 @@
 JSON lines, the first of them `{"archive": 1}`: then one for each experiment (`{"experiment": name, ...}`, its cells and its
 timings) and one for each run (`{"run": <environment>/<label>/seed_<k>, "of": name, ...}`, a record as in records.py). Scores
 are whole, to the last digit of every episode. What a report only draws is thinned: of the clock the lines at evaluations are
-kept, of the metrics about a hundred lines, of the sampled actions the last. Weights and replay stay behind.
+kept, of the metrics about a hundred lines, of the sampled actions the last. Weights, replay and who ran it where stay behind.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ KINDS: dict[str, type] = {
     "config": dict, "state": str, "progress": dict, "failure": dict, "sessions": list, "cost": dict, "evals": list,
     "metrics": list, "clock": list, "notes": list,
 }  # fmt: skip
+OF_PLACE = ("command", "host")  # of a session: where on whose machine; its cell_command says how to make the run
 OF_PROGRESS = ("state", "env_step", "steps", "update")  # not which process wrote it, and when
 
 
@@ -107,6 +108,7 @@ def slim(record: Record) -> Record:
         "clock": _around(record["clock"], steps),
         "metrics": list(_drawn(record["metrics"])),
         "probes": kept,
+        "sessions": [{key: value for key, value in session.items() if key not in OF_PLACE} for session in record["sessions"]],
     }
 
 

@@ -50,6 +50,17 @@ def test_an_archive_gives_the_report_of_its_directories(tmp_path: Path, undrawn:
     assert file.read_bytes() == before
 
 
+def test_an_archive_names_no_machine(tmp_path: Path) -> None:
+    root = synthetic.experiment(tmp_path / "secret", labels=("qsm",), seeds=1, evaluations=3)
+    path = cell(root, "qsm", 0) / "provenance.json"
+    session = json.loads(path.read_text())["sessions"][0]
+    synthetic.write_json(path, {"sessions": [session | {"host": "my-laptop", "command": ["--root", "/home/me/runs"]}]})
+    archive.write(load.find([root]), tmp_path / "a.jsonl")
+    text = (tmp_path / "a.jsonl").read_text()
+    assert session["cell_command"] in text
+    assert not any(word in text for word in ("my-laptop", "/home/me", str(tmp_path)))
+
+
 def test_what_is_drawn_is_thinned_and_ends_where_it_ended(tmp_path: Path) -> None:
     root = synthetic.experiment(tmp_path / "study", labels=("qsm",), seeds=1, metric_lines=330)
     archive.write(load.find([root]), tmp_path / "study.jsonl")
