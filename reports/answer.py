@@ -8,7 +8,7 @@ from dataclasses import replace
 from reports import stats
 from reports.figures import Look
 from reports.html import Bullets, Cell, Section, Table, Text
-from reports.summary import SIZED, Row, share_of_tasks
+from reports.summary import SIZED, Row, set_ups, share_of_tasks
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
 
 WIDE = 5  # more environments than this get their own table instead of a column each
@@ -200,7 +200,7 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
             told = ", ".join(f"{key} {sized[key]}" for key in SIZED if sized[key])
             return timed, f"as timed on a quiet core by `python -m bench timing` ({told})"
     cells = [cell for cell in summary["cells"] if cell["conditions"]]
-    if len({condition for cell in cells for condition in cell["conditions"]}) != 1:
+    if len(set_ups(summary)) != 1:
         return {}, ""
     costs: dict[str, list[float]] = {}
     for cell in cells:

@@ -27,7 +27,7 @@ from reports.figures import (
 )  # fmt: skip
 from reports.html import Figure
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Run
-from reports.summary import Row, scores, share_of_tasks
+from reports.summary import Row, scores, set_ups, share_of_tasks
 from reports.words import listing
 
 BAND = "Thin lines are seeds, the thick line is their mean"
@@ -234,9 +234,9 @@ def improvement(summary: Row, look: dict[str, Look], env: str | None) -> Figure:
     )
 
 
-def phases(summary: Row, *, set_ups: bool) -> Figure | None:
-    """Milliseconds per update by phase, acting and storing included; None when nothing was timed. set_ups: name them."""
-    panels, parts = [], []
+def phases(summary: Row) -> Figure | None:
+    """Milliseconds per update by phase, acting and storing included; None when nothing was timed."""
+    panels, parts, several = [], [], len(set_ups(summary)) > 1
     for env in summary["envs"]:
         bars = {}
         for cell in summary["cells"]:
@@ -248,7 +248,7 @@ def phases(summary: Row, *, set_ups: bool) -> Figure | None:
             }
             split = {name: value for name, value in split.items() if name not in IDLE_PHASES}
             if cell["env"] == env and split:
-                bars[f"{cell['label']} (set-up {cell['conditions'][0]})" if set_ups else cell["label"]] = split
+                bars[f"{cell['label']} (set-up {cell['conditions'][0]})" if several else cell["label"]] = split
                 parts += [name for name in split if name not in parts]
         if bars:
             panels.append((env, bars))

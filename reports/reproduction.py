@@ -69,7 +69,7 @@ def larger(x: Sequence[np.ndarray], y: Sequence[np.ndarray], what: str, *, least
 
     x, y: the seeds' values [n] for each task, as in reports.stats.
     """
-    if len(x) != len(y) or not len(x) or not all(map(len, [*x, *y])):
+    if _lacks_seeds(x, y):
         return Verdict(OPEN, f"{what}: a task has no finished seed.")
     y = [np.asarray(task, dtype=np.float64) + least for task in y]
     found, needed = stats.difference(x, y), stats.seeds_to_separate(x, y)
@@ -82,7 +82,7 @@ def alike(x: Sequence[np.ndarray], y: Sequence[np.ndarray], what: str, *, within
 
     x, y: the seeds' values [n] for each task, as in reports.stats.
     """
-    if len(x) != len(y) or not len(x) or not all(map(len, [*x, *y])):
+    if _lacks_seeds(x, y):
         return Verdict(OPEN, f"{what}: a task has no finished seed.")
     found = stats.difference(x, y)
     nearest = within if found.value > 0 else -within
@@ -95,6 +95,10 @@ def alike(x: Sequence[np.ndarray], y: Sequence[np.ndarray], what: str, *, within
     if found.low > within or found.high < -within:
         return Verdict(FAILS, f"{text}, beyond ±{number(within)}.")
     return Verdict(OPEN, f"{text}, on both sides of {number(nearest)}; {_would_decide(needed, 'seed')}.")
+
+
+def _lacks_seeds(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> bool:
+    return len(x) != len(y) or not len(x) or not all(map(len, [*x, *y]))
 
 
 def every(verdicts: Sequence[Verdict]) -> Verdict:

@@ -12,7 +12,7 @@ from reports.figures import Look
 from reports.html import Cell, Details, Section, Table, Text
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection
 from reports.merge import cautions
-from reports.summary import THRESHOLDS, Row, condition_names, reach_key
+from reports.summary import THRESHOLDS, Row, condition_names, reach_key, set_ups
 from reports.words import NOTHING, estimate, large, listing, number, plural
 
 MANY_PAIRS = 12
@@ -175,13 +175,13 @@ def _other_table(summary: Row, look: dict[str, Look]) -> list[Table]:
 
 
 def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:
-    rows = []
+    rows, several = [], len(set_ups(summary)) > 1
     for cell in summary["cells"]:
         row = [cell["env"], label_cell(cell["label"], look)]
         for threshold in THRESHOLDS:
             key = reach_key(threshold)
             seconds = _reached(cell[f"seconds_to_{key}"], number)
-            beside = f"set-up {cell['conditions'][0]}" if several_set_ups(summary) and seconds != NOTHING else ""
+            beside = f"set-up {cell['conditions'][0]}" if several and seconds != NOTHING else ""
             row += [f"{cell[f'reached_{key}']} of {cell['n']}" if cell["n"] else NOTHING]
             row += [_reached(cell[f"frames_to_{key}"], large), Cell(seconds, beside)]
         rows.append(row)
@@ -288,7 +288,7 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
             )
         )
     blocks += [Text(text, "notice") for text in _unsteady(collection, summary)]
-    if figure := plots.phases(summary, set_ups=len(conditions) > 1):
+    if figure := plots.phases(summary):
         blocks.append(figure)
     blocks += [_cost_table(summary, look), _phase_table(summary, look), _size_table(summary, look)]
     blocks.append(
@@ -305,18 +305,12 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
     return Section("clock", "Wall-clock", blocks)
 
 
-def several_set_ups(summary: Row) -> bool:
-    return len({condition for cell in summary["cells"] for condition in cell["conditions"]}) > 1
-
-
 def _unsteady(collection: Collection, summary: Row) -> list[str]:
     """What else than the algorithms these times carry: other work on the machine, and changes of the code."""
     texts = []
-    timed = [cell for cell in summary["cells"] if cell["ms_per_update_range"]]
-    ratios = {cell["ms_per_update_range"][1] / (cell["ms_per_update_range"][0] or math.nan): cell for cell in timed}
-    if (worst := max(ratios, default=1.0)) > STEADY:
-        cell = ratios[worst]
-        low, high = cell["ms_per_update_range"]
+    timed = [(*cell["ms_per_update_range"], cell) for cell in summary["cells"] if cell["ms_per_update_range"]]
+    low, high, cell = max(timed, key=lambda found: found[1] / (found[0] or math.inf), default=(1.0, 1.0, {}))
+    if high > STEADY * low:
         texts.append(
             f"Times were not steady: from seed to seed an update of {cell['label']} on {cell['env']} took {number(low)} to "
             f"{number(high)} ms. What else ran on the machine is in these times, and in the scores at equal time."

@@ -46,6 +46,11 @@ def condition_names(runs: Iterable[Run]) -> dict[tuple, str]:
     return {condition: _letters(number) for number, condition in enumerate(found)}
 
 
+def set_ups(summary: Row) -> set[str]:
+    """The letters of all set-ups that a summary's runs were timed under."""
+    return {condition for cell in summary["cells"] for condition in cell["conditions"]}
+
+
 def _letters(number: int) -> str:
     return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
