@@ -97,6 +97,11 @@ class RunConfig:
         """Frames by which one decision of all copies advances the run."""
         return self.env.get("action_repeat", 1) * self.env.get("num_envs", 1)
 
+    @property
+    def env_settings(self) -> dict[str, Any]:
+        """The settings of the environment, as `envs.make` takes them."""
+        return {key: value for key, value in self.env.items() if key not in ("id", "num_envs")}
+
     def resolved(self, keep: dict[str, int] | None = None) -> RunConfig:
         """With the automatic values filled in; `keep` holds those of an earlier session of the same run."""
         auto = {

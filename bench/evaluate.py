@@ -23,9 +23,8 @@ class Evaluator:
     """
 
     def __init__(self, config: RunConfig, device: torch.device):
-        env = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
         self.rule, self.seed, self.device = config.eval, config.seed, device
-        self.env, self.spec = envs.make(config.env["id"], (config.seed, EVAL_STREAM), self.rule.episodes, **env)
+        self.env, self.spec = envs.make(config.env["id"], (config.seed, EVAL_STREAM), self.rule.episodes, **config.env_settings)
 
     def act(self, agent: Agent, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The rule's action [N, A]: the method's own or a sample, the best of `candidates` by the smaller target critic."""
@@ -71,8 +70,7 @@ class Probes:
     STATES, SAMPLES, MOST = 4, 64, 50
 
     def __init__(self, config: RunConfig, device: torch.device):
-        env = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
-        vector, _ = envs.make(config.env["id"], (config.seed, PROBE_STREAM), self.STATES, **env)
+        vector, _ = envs.make(config.env["id"], (config.seed, PROBE_STREAM), self.STATES, **config.env_settings)
         self.obs, _ = vector.reset()
         vector.close()
         self.seed, self.device = config.seed, device

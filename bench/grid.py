@@ -162,7 +162,7 @@ def refuse_unbounded(configs: list[RunConfig]) -> None:
     asked for where an agent does not keep to them, and a law to be judged by one sample."""
     checked: dict[str, bool] = {}
     for config in configs:
-        env_id, settings = config.env["id"], {k: v for k, v in config.env.items() if k not in ("id", "num_envs")}
+        env_id, settings = config.env["id"], config.env_settings
         key = json.dumps([env_id, settings])
         if key not in checked:
             with warnings.catch_warnings(record=True) as caught:
@@ -188,12 +188,11 @@ def refuse_rollouts(configs: list[RunConfig]) -> None:
 
     seen: set[str] = set()
     for config in configs:
-        agent, settings = agent_config(config.algo), {k: v for k, v in config.env.items() if k not in ("id", "num_envs")}
-        key = json.dumps([config.algo, config.env], default=str)
+        agent, key = agent_config(config.algo), json.dumps([config.algo, config.env])
         if not hasattr(agent, "envs") or key in seen:
             continue
         seen.add(key)
-        env, spec = envs.make(config.env["id"], 0, 1, **settings)
+        env, spec = envs.make(config.env["id"], 0, 1, **config.env_settings)
         env.close()
         built = agent_class(config.algo["agent"])(spec, agent, torch.Generator().manual_seed(0))
         check_rollout(config, built.data)

@@ -53,9 +53,8 @@ class Run:
         keep_freed_memory()
         precision = set_matmul(config.matmul, config.device)
         self.device = torch.device(config.device)
-        settings = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
         self.copies = config.env["num_envs"]
-        self.env, self.spec = envs.make(config.env["id"], config.seed, self.copies, **settings)
+        self.env, self.spec = envs.make(config.env["id"], config.seed, self.copies, **config.env_settings)
         self.agent_config = agent_config(config.algo)
         self.generators = {name: self._generator(name) for name in STREAMS}
         self.agent = self._new_agent(self.generators["init"])

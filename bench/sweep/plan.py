@@ -213,8 +213,7 @@ def check_evaluations(config: RunConfig, pruner: str) -> None:
 
 def check_score(config: RunConfig) -> None:
     """A trial's value is a normalised score, so every environment needs a range."""
-    settings = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
-    env, spec = envs.make(config.env["id"], 0, 1, **settings)
+    env, spec = envs.make(config.env["id"], 0, 1, **config.env_settings)
     env.close()
     if spec.score.low is None or spec.score.high is None:
         raise UsageError(
