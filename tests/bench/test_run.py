@@ -197,8 +197,15 @@ def test_raising_steps_continues_to_the_longer_run(small, train, results, tmp_pa
     assert not (tmp_path / "raised" / "replay").exists()
 
 
-def test_a_run_that_was_raised_meets_the_evaluations_of_a_direct_one(small, train, tmp_path):
+def test_a_run_that_was_raised_meets_the_evaluations_of_a_direct_one(small, train, tmp_path, monkeypatch):
     """The shorter run ends between two evaluations of the longer one, whose episodes its own last one must not shift."""
+    played, numbers = run.Evaluator.play, []
+
+    def play(evaluator, agent, index, *rest):
+        numbers.append(index)
+        return played(evaluator, agent, index, *rest)
+
+    monkeypatch.setattr(run.Evaluator, "play", play)
     train(small("sac", "steps=130", "eval_every=60", "keep_replay=true"), tmp_path / "raised")
     train(small("sac", "steps=180", "eval_every=60"), tmp_path / "raised")
     train(small("sac", "steps=180", "eval_every=60"), tmp_path / "direct")
@@ -206,6 +213,7 @@ def test_a_run_that_was_raised_meets_the_evaluations_of_a_direct_one(small, trai
     assert [line["env_step"] for line in direct] == [0, 60, 120, 180]
     assert [line for line in raised if line["env_step"] != 130] == direct
     assert len(raised) == 5
+    assert numbers == [0, 1, 2, 3, 3, 0, 1, 2, 3]  # short, on to the long end, direct
 
 
 def test_a_continued_run_keeps_its_automatic_intervals(small, train, tmp_path):
