@@ -55,7 +55,7 @@ def submit(
 def start(experiment: Experiment, cell: dict[str, Any], index: int, jobs: int, device: str | None) -> subprocess.Popen:
     with open(log_path(experiment, cell), "ab") as log:
         return subprocess.Popen(
-            command(experiment, index, jobs),
+            [*command(experiment, index, jobs), str(os.getpid())],  # --with-parent: dead before the worker looked, too
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
