@@ -34,9 +34,8 @@ def play(path: Path, out: Path | None = None, episodes: int = 1, seed: int = 0) 
     if out.suffix == ".mp4" and not has_ffmpeg():
         raise UsageError("an mp4 needs imageio-ffmpeg: pip install 'diffusion-policy-bench[video]'; a .gif needs nothing")
     config = stored[0]
-    settings = {key: value for key, value in config.env.items() if key not in ("id", "num_envs")}
     try:
-        env, _ = envs.make(config.env["id"], (seed, PLAY_STREAM), 1, **settings)
+        env, _ = envs.make(config.env["id"], (seed, PLAY_STREAM), 1, **config.env_settings)
     except (ImportError, AttributeError) as error:  # what PyOpenGL raises where the chosen library is missing
         if "MUJOCO_GL" not in os.environ:
             raise

@@ -116,6 +116,11 @@ class Run:
         return "best of several" if rule.get("candidates", 1) != 1 else str(rule.get("action"))
 
     @property
+    def env_settings(self) -> dict[str, Any]:
+        """The settings of its environment, as `envs.make` takes them."""
+        return {key: value for key, value in (self.config.get("env") or {}).items() if key not in ("id", "num_envs")}
+
+    @property
     def action_repeat(self) -> int:
         return (self.config.get("env") or {}).get("action_repeat", 1)
 

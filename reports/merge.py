@@ -49,10 +49,9 @@ def _refuse_mixed(collection: Collection, allow_mixed: bool) -> None:
 def _env_settings(runs: list[Run]) -> list[tuple[str, list[str]]]:
     """The other settings of an environment, '' where a run does not have one. What kind of action and how many copies there
     are is the agent's own choice."""
-    keys = sorted({key for run in runs for key in run.config["env"]} - {"id", "action_repeat", "bounded", "num_envs"})
-    return [
-        (f"env.{key}", [json.dumps(run.config["env"][key]) if key in run.config["env"] else "" for run in runs]) for key in keys
-    ]
+    settings = [run.env_settings for run in runs]
+    keys = sorted({key for own in settings for key in own} - {"action_repeat", "bounded"})
+    return [(f"env.{key}", [json.dumps(own[key]) if key in own else "" for own in settings]) for key in keys]
 
 
 def _score_text(run: Run) -> str:

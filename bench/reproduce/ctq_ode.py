@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.reproduce import Context, Study
-from bench.reproduce.generated import CENTRED, last, own_settings, play, samples, trained, truth
+from bench.reproduce.generated import CENTRED, last, play, samples, trained, truth
 from bench.reproduce.grids import Grid, Results
 from reports.figures import Panel, draw, lines, looks, series
 from reports.html import Section, Table, Text
@@ -90,7 +90,7 @@ def reward_section(tilted: dict[str, Results], budget: Budget) -> Section:
         columns = (last(results, "reward", "ctq"), results.values("final", "ctq"), last(results, "KL to the data", "ctq"))
         rows.append([sampler, *(", ".join(map(number, values)) for values in columns)])
     done = tilted["sde"].runs("ctq")
-    known = truth(ENV, own_settings(done[0]) if done else {"beta": budget.beta})
+    known = truth(ENV, done[0].env_settings if done else {"beta": budget.beta})
     text = (
         "Trained and played under the SDE, and under Euler steps of the flow dy = (f y + g^2 a / 2) dt, with the same running "
         "reward. The flow's best action is the score plus a quarter of grad J in place of a half, so its best law is another "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.reproduce import Context, Study
-from bench.reproduce.generated import CENTRED, coarse, counts, last, own_settings, samples, truth
+from bench.reproduce.generated import CENTRED, coarse, counts, last, samples, truth
 from bench.reproduce.grids import Grid, Results
 from reports.figures import draw
 from reports.html import Section, Table, Text
@@ -41,7 +41,7 @@ def laws(results: Results) -> Section:
     first = {label: results.runs(label)[0] for label in results.look if results.runs(label)}
     if not first:
         return Section("laws", "What is generated", [Text("No run has finished.", "notice")])
-    known = truth(ENV, own_settings(next(iter(first.values()))))
+    known = truth(ENV, next(iter(first.values())).env_settings)
     panels = [("data", coarse(known, known.data, CELLS)), ("best law p*", coarse(known, known.best, CELLS))]
     panels += [(label, counts(known, samples(run), CELLS)) for label, run in first.items()]
     figure = draw(

@@ -108,8 +108,7 @@ def update_times(results: Results, depth: int, repeats: int) -> np.ndarray:
 def visited(run: Run, n: int) -> Batch:
     """States and actions [n] of the trained policy of a run, from episodes of four copies of its environment."""
     policy = load_policy(run.path, mode="sample")
-    settings = {key: value for key, value in run.config["env"].items() if key not in ("id", "num_envs")}
-    env, spec = envs.make(run.config["env"]["id"], (run.seed, 3), 4, **settings)
+    env, spec = envs.make(run.env, (run.seed, 3), 4, **run.env_settings)
     obs, _ = env.reset()
     states, actions = [], []
     for _ in range(spec.horizon):

@@ -30,11 +30,7 @@ def trained(grid: Grid, context: Context, name: str, *settings: str) -> Results:
 
 def samples(run: Run, n: int | None = None, **settings) -> np.ndarray:
     """Samples y [n, d] of a run's policy, SAMPLES by default. settings: of the environment, in place of the run's."""
-    return play(load_policy(run.path), run.env, own_settings(run) | settings, n, run.seed)
-
-
-def own_settings(run: Run) -> dict:
-    return {key: value for key, value in run.config["env"].items() if key not in ("id", "num_envs")}
+    return play(load_policy(run.path), run.env, run.env_settings | settings, n, run.seed)
 
 
 def play(policy, env: str, settings: dict, n: int | None = None, seed: int = 0) -> np.ndarray:
