@@ -143,17 +143,22 @@ class Run:
         return chosen | {"device": self.config.get("device", "cpu"), "mode": self.config.get("speed", "eager")}
 
     @property
-    def conditions(self) -> tuple[tuple[str, str], ...]:
-        """What wall-clock depends on beside the code; runs share a time axis only where this is equal."""
+    def conditions(self) -> tuple[tuple[str, str], ...] | None:
+        """What wall-clock depends on beside the code; runs share a time axis only where this is equal. None: the run was
+        continued under other conditions than it began with, so that its times belong to none."""
+        found = self.set_ups
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def set_ups(self) -> list[tuple[tuple[str, str], ...]]:
+        """The conditions of its sessions, each once."""
         names = ("cpu", "cores", "device", "threads", "matmul_precision", "jobs")
         speed = ("speed", str(self.config.get("speed", "eager")))
-        seen = set()
+        seen = []
         for session in self.sessions:
             torch = str((session.get("packages") or {}).get("torch", "?"))
-            seen.add((*((name, str(session.get(name, "?"))) for name in names), ("torch", torch), speed))
-        if len(seen) > 1:
-            return (("sessions", f"{len(seen)} different set-ups ({self.path.parent.name}/{self.path.name})"),)
-        return seen.pop() if seen else (("provenance", "missing"),)
+            seen.append((*((name, str(session.get(name, "?"))) for name in names), ("torch", torch), speed))
+        return list(dict.fromkeys(seen)) or [(("provenance", "missing"),)]
 
 
 @dataclass(frozen=True)

@@ -103,21 +103,24 @@ def learning_curves(
         f"{band_text(cells)}{beside} Active time is acting, storing, sampling and updating, without evaluation. × ends "
         "a run that is in no mean: one unfinished, or not to be scored."
     )
+    if untimed := [f"{run.label} seed {run.seed}" for run in runs if not run.conditions]:
+        how += f" Not by active time, since continued under another set-up: {listing(untimed)}."
     alt = f"Learning curves of {', '.join(label for label in look if any(run.label == label for run in runs))} on {env}"
     return draw(f"curves_{slug(env)}", env, alt, lambda: lines(panels, look, share_y=True, dotted=grids), how=how)
 
 
 def _time_panel(runs: list[Run], scored: set[Path], look: dict[str, Look]) -> Panel:
-    conditions = {run.conditions for run in runs}
+    conditions = {run.conditions for run in runs} - {None}
     if len(conditions) > 1:
         message = (
             f"not drawn: these runs were timed\nunder {len(conditions)} different set-ups\n(hardware, torch, threads, "
             "jobs),\nsee Wall-clock"
         )
         return Panel("by active time", "seconds", message=message)
-    timed = [run for run in runs if len(run.clock.step)]
+    timed = [run for run in runs if run.conditions and len(run.clock.step)]
     if not timed:
-        return Panel("by active time", "seconds", message="no clock was recorded")
+        message = "no clock was recorded" if conditions else "not drawn: each run was timed\nunder several set-ups"
+        return Panel("by active time", "seconds", message=message)
     return Panel(
         "by active time",
         "seconds",

@@ -174,7 +174,7 @@ def _versions(collection: Collection) -> Table:
             git = str(session.get("git") or "none")[:12] + (" + changes" if session.get("dirty") else "")
             text = ", ".join(f"{name} {version}" for name, version in sorted(packages.items()))
             key = (
-                letters[run.conditions],
+                letters.get(run.conditions, "several"),
                 git,
                 str(session.get("python", "?")).split()[0],
                 str(session.get("platform", "?")),

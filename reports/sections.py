@@ -287,6 +287,7 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
                 "notice",
             )
         )
+    blocks += [Text(text, "notice") for text in _continued(collection)]
     blocks += [Text(text, "notice") for text in _unsteady(collection, summary)]
     if figure := plots.phases(summary):
         blocks.append(figure)
@@ -303,6 +304,22 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
             blocks.append(figure)
         blocks.append(_timing_table(timing))
     return Section("clock", "Wall-clock", blocks)
+
+
+def _continued(collection: Collection) -> list[str]:
+    """Which runs were continued under another set-up, and what changed."""
+    found: dict[str, list[str]] = {}
+    for run in collection.runs:
+        if run.conditions is None:
+            values = [list(dict.fromkeys(value for _, value in column)) for column in zip(*run.set_ups, strict=True)]
+            names = [name for name, _ in run.set_ups[0]]
+            changed = [f"{name} {listing(own)}" for name, own in zip(names, values, strict=True) if len(own) > 1]
+            found.setdefault("; ".join(changed), []).append(f"{run.label} seed {run.seed} on {run.env}")
+    return [
+        f"Continued under another set-up ({changed}): {listing(runs)}. The scores count; the times are left out, and an "
+        "algorithm with such a seed has no seconds to a score on that task and no score at equal time."
+        for changed, runs in found.items()
+    ]
 
 
 def _unsteady(collection: Collection, summary: Row) -> list[str]:
@@ -345,8 +362,8 @@ def _cost_table(summary: Row, look: dict[str, Look]) -> Table:
     ]
     columns += ["active s", "process s", "total s", "peak memory, MB"]
     note = (
-        "ms per update: mean and range over finished seeds. Equal time: the active seconds that every finished run of the "
-        "environment spent; the score there lies on a straight line between evaluations."
+        "ms per update: mean and range over finished seeds of one set-up. Equal time: the active seconds that every finished "
+        "run of the environment spent; the score there lies on a straight line between evaluations."
     )
     return Table(columns, grouped(rows), "What it cost", note)
 

@@ -30,7 +30,8 @@ def per_seed(collection: Collection) -> list[Row]:
     budgets, tolerances = _budgets(collection.runs)
     conditions = condition_names(collection.runs)
     rows = [
-        _row(run, budgets.get(run.env, 0), tolerances.get(run.env, 0), conditions[run.conditions]) for run in collection.runs
+        _row(run, budgets.get(run.env, 0), tolerances.get(run.env, 0), conditions.get(run.conditions))
+        for run in collection.runs
     ]
     _equal_time(rows, collection.runs)
     rows += [_missing_row(cell) for cell in collection.missing]
@@ -42,7 +43,7 @@ def per_seed(collection: Collection) -> list[Row]:
 
 def condition_names(runs: Iterable[Run]) -> dict[tuple, str]:
     """A letter for each set-up (hardware, torch, threads, concurrency) that runs were timed under."""
-    found = sorted({run.conditions for run in runs})
+    found = sorted({run.conditions for run in runs if run.conditions})
     return {condition: _letters(number) for number, condition in enumerate(found)}
 
 
@@ -75,7 +76,7 @@ def _missing_row(cell: Missing) -> Row:
     return {**same, "state": "missing", "scored": False, "left_out": cell.reason}
 
 
-def _row(run: Run, budget: int, tolerance: int, condition: str) -> Row:
+def _row(run: Run, budget: int, tolerance: int, condition: str | None) -> Row:
     row: Row = {
         "experiment": run.experiment,
         "env": run.env,
@@ -158,9 +159,11 @@ def _clock_columns(run: Run) -> Row:
 
 
 def _equal_time(rows: list[Row], runs: list[Run]) -> None:
-    """Adds the value at the active time that all scored runs of an environment reached, if all were timed alike."""
+    """Adds the value at the active time that all scored runs of an environment reached, if all were timed alike; those of
+    several set-ups have no time to be asked at."""
     for env in {row["env"] for row in rows}:
-        pairs = [(row, run) for row, run in zip(rows, runs, strict=True) if row["env"] == env and row["scored"]]
+        timed = [(row, run) for row, run in zip(rows, runs, strict=True) if row["scored"] and row["condition"]]
+        pairs = [(row, run) for row, run in timed if row["env"] == env]
         if len({row["condition"] for row, _ in pairs}) != 1:
             continue
         seconds = [run.clock.at(run.evals.step) for _, run in pairs]
@@ -216,6 +219,7 @@ def _cell(rows: list[Row]) -> Row:
     if not rows:
         return {}
     scored = [row for row in rows if row["scored"]]
+    timed = all(row["condition"] for row in scored)
     cell: Row = {
         "env": rows[0]["env"],
         "label": rows[0]["label"],
@@ -229,11 +233,11 @@ def _cell(rows: list[Row]) -> Row:
         "score": next((row["score"] for row in rows if row.get("score")), None),
         "direction": next((row["direction"] for row in rows if row.get("direction")), None),
         "conditions": sorted({row["condition"] for row in rows if row.get("condition")}),
-        "equal_time_s": scored[0].get("equal_time_s") if scored else None,
+        "equal_time_s": scored[0].get("equal_time_s") if scored and timed else None,
     }
     names = ("untrained", *COLUMNS, *(f"{name}_normalised" for name in COLUMNS), "at_equal_time")
     for name in names:
-        values = _values(scored, name)
+        values = _values(scored if timed or name != "at_equal_time" else [], name)
         cell[name] = estimate(stats.mean_estimate(values)) if len(values) else None
     others = [key for key in rows[0] if key.startswith("final: ") and len(_values(scored, key))]
     cell["others"] = {key.removeprefix("final: "): estimate(stats.mean_estimate(_values(scored, key))) for key in others}
@@ -242,23 +246,23 @@ def _cell(rows: list[Row]) -> Row:
         cell[f"reached_{key}"] = int(np.isfinite(_values(scored, f"frames_to_{key}")).sum())
         for unit in ("frames", "seconds"):
             values = _values(scored, f"{unit}_to_{key}")
-            known = len(values) and (unit == "frames" or len(cell["conditions"]) == 1)
+            known = len(values) and (unit == "frames" or (timed and len(cell["conditions"]) == 1))
             cell[f"{unit}_to_{key}"] = float(np.median(values)) if known else None
     cost = _cost(rows)
-    updates = _values([row for row in rows if row["state"] == "done"], "ms_per_update")
+    updates = _values([row for row in rows if row["state"] == "done" and row["condition"]], "ms_per_update")
     cell["ms_per_update_range"] = [float(updates.min()), float(updates.max())] if "ms_per_update" in cost else None
     return cell | {"cost": cost}
 
 
 def _cost(rows: list[Row]) -> Row:
-    """Means over a cell's runs, only where all were timed alike; sizes do not depend on the machine."""
+    """Means over a cell's runs, times only where all that have one set-up have the same; sizes do not depend on it."""
     sizes = ("parameters", "actor_parameters", "flops_per_update", "operations_per_update")
     timed = [key for key in rows[0] if key.startswith("ms_") or key.endswith(("_per_s", "_s", "_mb"))]
     alike = len({row["condition"] for row in rows if row.get("condition")}) == 1
     finished = [row for row in rows if row["state"] == "done"]
     cost: Row = {}
     for name in (*timed, *sizes):
-        values = _values(finished, name)
+        values = _values(finished if name in sizes else [row for row in finished if row["condition"]], name)
         if len(values) and (alike or name in sizes) and name != "equal_time_s":
             cost[name] = float(values.mean())
     return cost

@@ -19,7 +19,7 @@ from reports.behaviour import ON_BOUND
 from reports.html import Cell, Section, Table, markdown
 from reports.reproduction import shrink
 from reports.summary import Row
-from reports.words import NOTHING, estimate, number
+from reports.words import NOTHING, estimate, listing, number
 
 HERE = Path(__file__).parent
 PRESETS = ("dmc100k", "qsm100k")
@@ -71,8 +71,12 @@ def tables() -> str:
     )
     parts = {}
     if main:
+        whole = len(main["aggregates"]["envs"]) == len(main["envs"])
+        iqm = "IQM, normalised" + ("" if whole else f", of {listing(main['aggregates']['envs'])}")
         parts |= {
-            "The algorithms": Table(["algorithm", "seeds", "IQM, normalised", *main["envs"]], headline(main)),
+            "The algorithms": Table(
+                ["algorithm", "seeds", *main["envs"], iqm], headline(main), note="Seeds: the fewest of a task that was run."
+            ),
             "SAC beside what others have published": Table(
                 ["task", "here", *references.PUBLISHED.values(), "range", "mean here", "interval here"], sac(main),
                 note="The range is that of the sources' means at the same frames.",
@@ -97,8 +101,8 @@ def headline(summary: Row) -> Rows:
     rows = []
     for label in summary["labels"]:
         cells = [cell_of(summary, env, label) for env in summary["envs"]]
-        iqm = summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm")
-        rows.append([label, str(min(cell["n"] for cell in cells)), estimate(iqm), *(estimate(cell["final"]) for cell in cells)])
+        seeds = str(min((cell["n"] for cell in cells if cell["n"]), default=0))
+        rows.append([label, seeds, *(estimate(cell["final"]) for cell in cells), estimate(iqm_of(summary, label))])
     return rows
 
 
@@ -140,8 +144,14 @@ def saturation(summary: Row) -> Rows:
     return rows
 
 
+def iqm_of(summary: Row, label: str) -> Row | None:
+    return summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm")
+
+
 def cell_of(summary: Row, env: str, label: str) -> Row:
-    return next(cell for cell in summary["cells"] if (cell["env"], cell["label"]) == (env, label))
+    """A cell of the grid; one that was not run yet has no seeds and no score."""
+    found = (cell for cell in summary["cells"] if (cell["env"], cell["label"]) == (env, label))
+    return next(found, {"n": 0, "final": None})
 
 
 if __name__ == "__main__":

@@ -73,13 +73,16 @@ def write(*roots: Path, out: Path | None = None, **options: Any) -> tuple[dict[s
 
 def test_cells_can_be_recomputed_from_the_rows(written: Path) -> None:
     rows, summary = rows_of(written), summary_of(written)
-    assert len(summary["cells"]) == len(summary["envs"]) * len(summary["labels"])
+    assert len(summary["cells"]) == len({(row["env"], row["label"]) for row in rows})
     for cell in summary["cells"]:
         key = cell["env"], cell["label"]
+        own = [row for row in rows if (row["env"], row["label"]) == key]
+        assert cell["conditions"] == sorted({row["condition"] for row in own if row["condition"]})
+        timed = len({row["condition"] for row in own if row["scored"] == "True"}) == 1 == len(cell["conditions"])
         normalised = [f"{name}_normalised" for name in ("final", "best", "auc")]
         for name in ("final", "best", "auc", *normalised, "at_equal_time", "untrained"):
             values = column(rows, *key, name)
-            if not len(values):  # timed under different set-ups, so nothing is compared at equal time
+            if not len(values) or (name == "at_equal_time" and not timed):  # no time that all could be asked at
                 assert cell[name] is None
                 continue
             spread = oracle.sem(values) or 1e-300  # the oracle has no interval of width 0
@@ -92,11 +95,13 @@ def test_cells_can_be_recomputed_from_the_rows(written: Path) -> None:
             for unit in ("frames", "seconds"):
                 times = column(rows, *key, f"{unit}_to_{threshold}")
                 median = np.median(times)
-                assert cell[f"{unit}_to_{threshold}"] == (pytest.approx(median) if np.isfinite(median) else None)
+                known = np.isfinite(median) and (unit == "frames" or timed)
+                assert cell[f"{unit}_to_{threshold}"] == (pytest.approx(median) if known else None)
             assert cell[f"reached_{threshold}"] == np.isfinite(column(rows, *key, f"frames_to_{threshold}")).sum()
         assert {"ms_per_update", "active_s", "parameters"} <= set(cell["cost"])
         for name, mean in cell["cost"].items():
-            values = column(rows, *key, name)
+            counted = name.endswith(("parameters", "per_update")) and not name.startswith("ms_")
+            values = column([row for row in own if counted or row["condition"]], *key, name)
             assert mean == (pytest.approx(values.mean()) if len(values) else None), name
 
 
@@ -626,6 +631,36 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
     sac = summary["cells"][1]
     assert (sac["conditions"], sac["reached_50"], sac["seconds_to_50"]) == (["B", "C"], 3, None)
     assert sac["frames_to_50"] > 0
+
+
+def test_a_run_continued_under_another_set_up_loses_its_times_and_no_others(tmp_path: Path, undrawn: None) -> None:
+    root, env = synthetic.experiment(tmp_path / "resumed", labels=("qsm", "sac"), seeds=3), "dmc/cartpole-swingup"
+    before, text = write(root)
+    assert "Continued under another set-up" not in text
+    path = synthetic.run_dir(root, env, "sac", 1)
+    session = json.loads((path / "provenance.json").read_text())["sessions"][0]
+    synthetic.write_json(path / "provenance.json", {"sessions": [session, session | {"jobs": 1}]})
+    clock = [json.loads(line) for line in (path / "clock.jsonl").read_text().splitlines()]
+    synthetic.write_lines(path / "clock.jsonl", [{**row, "wall": {k: 9 * v for k, v in row["wall"].items()}} for row in clock])
+    after, text = write(root)
+    qsm, sac = after["cells"]
+    told = re.search(r"Continued under another set-up \(([^)]*)\): (.*?)\. The scores count", text)
+    assert told.groups() == (f"jobs {session['jobs']} and 1", f"sac seed 1 on {env}")
+    assert "Not by active time, since continued under another set-up: sac seed 1." in text
+    assert (qsm["cost"], qsm["seconds_to_50"]) == (before["cells"][0]["cost"], before["cells"][0]["seconds_to_50"])
+    assert qsm["at_equal_time"]["n"] == 3
+    assert [sac[name] for name in ("final", "frames_to_50")] == [before["cells"][1][name] for name in ("final", "frames_to_50")]
+    assert (sac["at_equal_time"], sac["equal_time_s"], sac["seconds_to_50"]) == (None, None, None)
+    rows = [row for row in numbers.per_seed(load.read([root])) if row["label"] == "sac"]
+    assert [row["condition"] for row in rows] == ["A", None, "A"]
+    others = [row["ms_per_update"] for row in rows if row["condition"]]
+    assert sac["cost"]["ms_per_update"] == pytest.approx(np.mean(others))
+    assert sac["ms_per_update_range"] == pytest.approx([min(others), max(others)])
+    assert "An update costs" in text
+    runs = load.read([root]).runs
+    scored = {run.path for run in runs}
+    drawn = {line.label: line for line in plots._time_panel(runs, scored, looks(["qsm", "sac"])).series}
+    assert [len(drawn[label].seeds) for label in ("qsm", "sac")] == [3, 2]
 
 
 def test_times_that_carry_more_than_the_algorithms_are_called_so(tmp_path: Path, undrawn: None) -> None:
