@@ -58,11 +58,11 @@ def _in_bounds(spec: dict[str, Any], actions: np.ndarray) -> np.ndarray:
 def histogram(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Share of the samples [M] in each of about 2 sqrt(M) equal bins of [-1, 1] (what lies beyond counts in the outer bins).
 
-    Returns bin centres and shares.
+    Returns the bins' edges, one more than shares, and the shares.
     """
     edges = np.linspace(-1, 1, int(np.clip(2 * np.sqrt(len(actions)), 8, MOST_BINS)) + 1)
     counts, _ = np.histogram(np.clip(actions, -1, 1), edges)
-    return (edges[:-1] + edges[1:]) / 2, counts / max(1, len(actions))
+    return edges, counts / max(1, len(actions))
 
 
 def embed(groups: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:

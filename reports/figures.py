@@ -70,7 +70,6 @@ class Panel:
     ours: Sequence[Series] = ()  # earlier results of the same labels: dotted, in the label's colour
     message: str = ""
     log: bool = False
-    steps: bool = False  # a histogram: level between the points
     xticks: Callable[[float], str] | None = None
     ylim: tuple[float, float] | None = None
     levels: Sequence[Series] = field(default_factory=tuple)  # horizontal lines: mean = (x, [height])
@@ -84,8 +83,9 @@ def kilo(value: float) -> str:
     return f"{value:.4g}"
 
 
-def series(label: str, curves: Sequence[tuple], partial: Sequence[tuple] = ()) -> Series:
-    """Mean and 95 % t interval at each x over a label's seeds, where all of them have values; from (x, y) pairs."""
+def series(label: str, curves: Sequence[tuple], partial: Sequence[tuple] = (), *, log: bool = False) -> Series:
+    """Mean and 95 % t interval at each x over a label's seeds, where all of them have values; from (x, y) pairs. log: those
+    of the logarithms, for positive values on a logarithmic scale, where an interval around a sum reaches below zero."""
     finite = [(x[ok], y[ok]) for x, y in curves if (ok := np.isfinite(x) & np.isfinite(y)).any()]
     thin = [_thin(*curve) for curve in finite]
     partial = [_thin(*curve) for curve in map(_until_infinite, partial) if len(curve[0])]
@@ -95,7 +95,10 @@ def series(label: str, curves: Sequence[tuple], partial: Sequence[tuple] = ()) -
     first = finite[0][0]
     same = len(first) <= DRAWN_POINTS and all(np.array_equal(x, first) for x, _ in finite)
     x = first if same else np.linspace(start, max(start, stop), DRAWN_POINTS)
-    mean, low, high = stats.mean_interval(np.array([np.interp(x, *curve) for curve in finite]))
+    values = np.array([np.interp(x, *curve) for curve in finite])
+    mean, low, high = stats.mean_interval(np.log(values) if log else values)
+    if log:
+        mean, low, high = (None if line is None else np.exp(line) for line in (mean, low, high))
     return Series(label, (x, mean), None if low is None else (x, low, high), thin, partial)
 
 
@@ -265,12 +268,7 @@ def _panel(axis: Any, panel: Panel, look: dict[str, Look], marks: dict[str, str]
     for line in panel.levels:
         axis.axhline(line.mean[1][0], color=look[line.label].color, lw=1.4, ls=(0, (6, 2)))
     for line in panel.series:
-        if panel.steps:
-            own = look[line.label]
-            axis.plot(*line.mean, color=own.color, ls=own.dashes, lw=1.8, drawstyle="steps-mid")
-            axis.fill_between(*line.mean, color=look[line.label].color, alpha=0.12, lw=0, step="mid")
-        else:
-            _line(axis, line, look[line.label])
+        _line(axis, line, look[line.label])
     axis.locator_params(axis="y", nbins=5)
     _limits(axis, panel)
     if panel.xticks:
@@ -381,6 +379,36 @@ def _interval(axis: Any, height: int, bar: Bar, look: Look) -> None:
         [value], [height], marker=look.marker, ms=7, color=look.color, ls="none",
         markerfacecolor=look.color if low is not None else PAPER, markeredgewidth=1.4,
     )  # fmt: skip
+
+
+def ridges(panels: Sequence[tuple[str, dict[str, tuple[np.ndarray, np.ndarray]]]], look: dict[str, Look], xlabel: str) -> Any:
+    """Histograms below one another, a panel of rows (label -> edges [n + 1], shares [n]) for each of the same labels; every
+    row as high as its highest bin, whose share stands beside it."""
+    labels = list(dict.fromkeys(label for _, rows in panels for label in rows))
+    figure, axes = sheet(len(panels), height=0.36 * len(labels) + 0.2, legend_rows=0)
+    inches = figure.get_figwidth()
+    left = (0.25 + LETTER * max(map(len, labels), default=0)) / inches
+    figure.subplots_adjust(left=min(0.4, left), right=1 - 0.45 / inches, wspace=0.16)  # room for the shares at the right
+    for axis, (title, rows) in zip(axes, panels, strict=True):
+        entitle(axis, title)
+        axis.set_xlabel(xlabel)
+        axis.grid(visible=False, axis="y")
+        for base, label in enumerate(labels):
+            axis.axhline(base, color=GRID, lw=0.7)
+            if label not in rows:
+                continue
+            edges, shares = rows[label]
+            top = base - 0.82 * shares / (shares.max() or 1)
+            axis.stairs(top, edges, baseline=base, fill=True, color=look[label].color, alpha=0.55, lw=0)
+            axis.annotate(
+                f"{100 * shares.max():.0f} %", (edges[-1], base - 0.4), (5, 0), textcoords="offset points", va="center",
+                fontsize=8, color=SOFT,
+            )  # fmt: skip
+        axis.set_ylim(len(labels) - 0.85, -1)
+        axis.set_yticks([base - 0.4 for base in range(len(labels))], labels if axis is axes[0] else [""] * len(labels))
+        axis.tick_params(axis="y", length=0)
+        axis.spines["left"].set_visible(False)
+    return figure
 
 
 def stacked(panels: Sequence[tuple[str, dict[str, dict[str, float]]]], parts: Sequence[str], xlabel: str) -> Any:

@@ -22,6 +22,7 @@ from reports.figures import (
     kilo,
     lines,
     looks,
+    ridges,
     series,
     stacked,
 )  # fmt: skip
@@ -320,22 +321,20 @@ def actions(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: dic
     panels = []
     for place in range(min(3, states if size == 1 else size)):
         state, dimension = (place, 0) if size == 1 else (0, place)
-        drawn = [
-            Series(label, behaviour.histogram(probes.last[state, :, dimension]))
+        drawn = {
+            label: behaviour.histogram(probes.last[state, :, dimension])
             for label, (_, probes) in chosen.items()
             if state < probes.last.shape[0] and dimension < probes.last.shape[2]
-        ]
+        }
         title = f"first state {state + 1}" if size == 1 else f"first state 1, action dimension {dimension + 1}"
-        panels.append(
-            Panel(title, "action (bounds at ±1)", "share of samples" if not panels else "", drawn, steps=True)
-        )
+        panels.append((title, drawn))
     seeds = ", ".join(f"{label} seed {run.seed}" for label, (run, _) in chosen.items())
     how = (
         f"Samples of the final policy at fixed first states of an episode ({seeds}). Two peaks are two ways to act; "
-        "one spike is a policy without choice."
+        "one spike is a policy without choice. Every row is as high as its highest bin, whose share stands beside it."
     )
     return draw(f"actions_{slug(env)}", f"Actions at the first state: {env}", f"Histograms of sampled actions on {env}",
-                lambda: lines(panels, look, height=2.1), how=how)  # fmt: skip
+                lambda: ridges(panels, look, "action (bounds at ±1)"), how=how)  # fmt: skip
 
 
 def embedding(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure | None:
@@ -364,19 +363,22 @@ def training_curves(collection: Collection, env: str, look: dict[str, Look]) -> 
     runs = [run for run in collection.runs if run.env == env]
     panels = []
     for name, title in HEALTH.items():
-        drawn = []
-        for label in look:
-            own = [run.metrics[name] for run in runs if run.label == label and name in run.metrics]
-            if own:
-                drawn.append(series(label, [(curve.step, curve.value) for curve in own]))
+        found = {
+            label: [run.metrics[name] for run in runs if run.label == label and name in run.metrics] for label in look
+        }
+        # ~(x <= 0): positive, or not a number
+        log = name == "critic_loss" and all((~(curve.value <= 0)).all() for own in found.values() for curve in own)
+        drawn = [
+            series(label, [(curve.step, curve.value) for curve in own], log=log) for label, own in found.items() if own
+        ]
         if drawn and len(panels) < 3:
-            positive = all((line.mean is not None and (line.mean[1] > 0).all()) for line in drawn)
-            panels.append(Panel(title, "frames", "", drawn, log=name == "critic_loss" and positive, xticks=kilo))
+            panels.append(Panel(title, "frames", "", drawn, log=log, xticks=kilo))
     if not panels:
         return None
+    logarithms = " On a logarithmic scale: of the logarithms." if any(panel.log for panel in panels) else ""
     how = (
         "Q far above what the returns allow, or a loss that grows without end, is divergence before it is reported as "
-        f"such. {EVERY_RUN}"
+        f"such. {EVERY_RUN}{logarithms}"
     )
     return draw(f"training_{slug(env)}", f"Q-values and losses: {env}", f"Training curves on {env}",
                 lambda: lines(panels, look, height=2.1), how=how)  # fmt: skip

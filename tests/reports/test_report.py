@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -610,6 +611,29 @@ def test_figures_mark_an_aggregate_over_fewer_tasks(tmp_path: Path) -> None:
     summary, look = numbers.summarise(collection, rows, allow_partial=True), looks(["qsm", "sac"])
     assert plots.aggregates(summary, look).svg.count("<!-- (1 of 2 tasks) -->") == 1
     assert "<!-- sac (1 of 2 tasks) -->" in plots.profiles(collection, rows, summary, look).svg
+
+
+def test_on_a_logarithmic_scale_mean_and_interval_are_those_of_the_logarithms() -> None:
+    x, values = np.arange(4.0), np.array([1e-3, 1e-2, 10.0])  # around their sum's mean the interval reaches below zero
+    curves = [(x, np.full(4, value)) for value in values]
+    found = figures.series("a", curves, log=True)
+    low, high = oracle.t.interval(0.95, 2, np.log(values).mean(), oracle.sem(np.log(values)))
+    assert found.mean[1] == pytest.approx(oracle.gmean(values))
+    assert found.band[1] == pytest.approx(np.exp(low))
+    assert found.band[2] == pytest.approx(np.exp(high))
+    assert (figures.series("a", curves).band[1] < 0).all()
+
+
+def test_sampled_actions_stand_in_rows_beside_the_share_of_their_highest_bin() -> None:
+    def samples(*parts: tuple[float, int]) -> tuple[SimpleNamespace, SimpleNamespace]:
+        actions = np.concatenate([np.full(count, value) for value, count in parts])
+        return SimpleNamespace(seed=0), SimpleNamespace(last=actions.reshape(1, -1, 1))
+
+    chosen = {"one": samples((0.9, 70), (-0.5, 30)), "two": samples((-1.0, 100)), "three": samples((0.9, 45), (0.1, 55))}
+    svg = plots.actions("dmc/cartpole-swingup", chosen, looks(list(chosen))).svg
+    assert re.findall(r"<!-- (\w+) -->|<!-- (\d+ %) -->", svg)[-6:] == [
+        *((label, "") for label in chosen), ("", "70 %"), ("", "100 %"), ("", "55 %"),
+    ]  # fmt: skip
 
 
 def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> None:
