@@ -52,8 +52,9 @@ def _lead(summary: Row) -> str:
             f"Only one algorithm has {finished} runs, **{scored[0]['label']}**, so there is nothing to compare it with."
         )
     envs = _scored_envs(summary)
-    scope = None if len(summary["aggregates"]["envs"]) > 1 else envs[0]
-    parts = [_verdict(summary, scope)]
+    several = len(summary["aggregates"]["envs"]) > 1
+    below = not several and _by_environment(summary)  # each task's verdict follows, and none is wider
+    parts = [] if below else [_verdict(summary, None if several else envs[0])]
     if len(envs) > 1:
         parts.append(_counts(summary, envs))
     return " ".join(part for part in [*parts, *_cautions(summary), *_cost(summary)] if part)
@@ -187,8 +188,8 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
     """Milliseconds per update of each label, and how they were measured.
 
     From the timings of a quiet core where these have every label with its own number of denoising steps, and all with the
-    batch, width, device and mode of the runs. Otherwise from the runs, mean over environments, if all were timed under one
-    set-up; {} if not.
+    batch, width, device and mode of the runs. Otherwise from the runs, mean over the environments that all of them were
+    timed on, if under one set-up; {} if not.
     """
     chains = {cell["label"]: cell["T"] for cell in summary["cells"]}
     rows = main_timings(summary["timing"], "update")
@@ -199,14 +200,19 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
         if all(_fits(cell["sized"], sized) for cell in summary["cells"] if cell["sized"]):
             told = ", ".join(f"{key} {sized[key]}" for key in SIZED if sized[key])
             return timed, f"as timed on a quiet core by `python -m bench timing` ({told})"
-    cells = [cell for cell in summary["cells"] if cell["conditions"]]
     if len(set_ups(summary)) != 1:
         return {}, ""
-    costs: dict[str, list[float]] = {}
-    for cell in cells:
+    costs: dict[str, dict[str, float]] = {}
+    for cell in summary["cells"]:
         if cell["cost"].get("ms_per_update"):
-            costs.setdefault(cell["label"], []).append(cell["cost"]["ms_per_update"])
-    return {label: sum(values) / len(values) for label, values in costs.items()}, "as measured during these runs"
+            costs.setdefault(cell["label"], {})[cell["env"]] = cell["cost"]["ms_per_update"]
+    shared = set.intersection(*map(set, costs.values())) if costs else set()
+    if not shared:
+        return {}, ""
+    told = "as measured during these runs"
+    if len(shared) < len({env for timed in costs.values() for env in timed}):
+        told += f", on {listing(sorted(shared))}"
+    return {label: sum(timed[env] for env in shared) / len(shared) for label, timed in costs.items()}, told
 
 
 def _fits(run: Row, timed: Row) -> bool:

@@ -108,7 +108,10 @@ def test_cells_can_be_recomputed_from_the_rows(written: Path) -> None:
 
 def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(written: Path) -> None:
     rows, summary = rows_of(written), summary_of(written)
-    labels, tasks_of = summary["labels"], summary["envs"]
+    labels = summary["labels"]
+    scored = {env: [label for label in labels if len(column(rows, env, label, "final"))] for env in summary["envs"]}
+    tasks_of = [env for env in summary["envs"] if scored[env] == labels]
+    assert summary["aggregates"]["envs"] == tasks_of
     for label in labels:
         for name in ("final", "best", "auc"):
             tasks = [column(rows, env, label, f"{name}_normalised") for env in tasks_of]
@@ -121,8 +124,8 @@ def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(written: Path) -> 
             assert found["optimality_gap"]["value"] == pytest.approx(np.mean([np.maximum(1 - t, 0).mean() for t in tasks]))
             for kind, estimate in stats.aggregate(tasks).items():
                 assert (found[kind]["low"], found[kind]["high"]) == pytest.approx((estimate.low, estimate.high))
-    scopes = len(tasks_of) + (len(tasks_of) > 1)  # each task, and all of them where they are several
-    assert len(summary["pairs"]) == scopes * len(labels) * (len(labels) - 1) // 2
+    scopes = [*scored.values(), *([labels] if len(tasks_of) > 1 else [])]  # each task, and all of them where they are several
+    assert len(summary["pairs"]) == sum(len(own) * (len(own) - 1) // 2 for own in scopes)
     for pair in summary["pairs"]:
         envs = [pair["env"]] if pair["env"] else tasks_of
         name = "final" if pair["env"] else "final_normalised"
@@ -611,6 +614,21 @@ def test_figures_mark_an_aggregate_over_fewer_tasks(tmp_path: Path) -> None:
     summary, look = numbers.summarise(collection, rows, allow_partial=True), looks(["qsm", "sac"])
     assert plots.aggregates(summary, look).svg.count("<!-- (1 of 2 tasks) -->") == 1
     assert "<!-- sac (1 of 2 tasks) -->" in plots.profiles(collection, rows, summary, look).svg
+
+
+def test_one_aggregated_task_of_several_is_told_once(tmp_path: Path, undrawn: None) -> None:
+    envs = ("dmc/cartpole-swingup", "dmc/walker-walk")
+    root = synthetic.experiment(tmp_path / "part", labels=("qsm", "sac", "td3"), envs=envs, seeds=3)
+    for seed in range(3):
+        synthetic.drop(synthetic.run_dir(root, envs[1], "td3", seed))
+    summary, text = write(root)
+    assert summary["aggregates"]["envs"] == [envs[0]]
+    assert [text.count(f"On {env}, ") for env in envs] == [1, 1]
+    assert "dmc/walker-walk is left out of the aggregates: no finished run of td3" in text
+    costs, told = answer.update_costs(summary)
+    shared = [cell for cell in summary["cells"] if cell["env"] == envs[0]]
+    assert costs == pytest.approx({cell["label"]: cell["cost"]["ms_per_update"] for cell in shared})
+    assert told.endswith("on dmc/cartpole-swingup")
 
 
 def test_on_a_logarithmic_scale_mean_and_interval_are_those_of_the_logarithms() -> None:
