@@ -97,7 +97,8 @@ def floor_rows(machine: Row, results: list[Row]) -> list[list[str]]:
 def write_figures(content: Row, folder: Path) -> None:
     """`floor.png`, what the updates' work costs at the machine's rates and what was measured beyond, and `steps.png`, the cost
     against T if several were timed; into `folder`."""
-    from reports.figures import draw, stacked
+    from reports.charts import stacked
+    from reports.figures import draw
     from reports.plots import steps_of_denoising
     from reports.reproduction import shrink
 

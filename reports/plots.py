@@ -1,4 +1,4 @@
-"""The report's figures, from runs and the summary; how they are drawn is in figures.py."""
+"""The report's figures, from runs and the summary; how they are drawn is in figures.py and charts.py."""
 
 from __future__ import annotations
 
@@ -11,21 +11,8 @@ import numpy as np
 
 from reports import behaviour, references, stats
 from reports.answer import main_timings
-from reports.figures import (
-    Bar,
-    Look,
-    Panel,
-    Series,
-    clouds,
-    draw,
-    intervals,
-    kilo,
-    lines,
-    looks,
-    ridges,
-    series,
-    stacked,
-)  # fmt: skip
+from reports.charts import Bar, clouds, intervals, ridges, stacked
+from reports.figures import Look, Panel, Series, draw, kilo, lines, looks, series
 from reports.html import Figure
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Run
 from reports.summary import Row, scores, set_ups, share_of_tasks

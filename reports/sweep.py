@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reports import ReportError, stats, summary, sweep_plots
-from reports.figures import Bar, Look, draw, intervals, looks
+from reports.charts import Bar, intervals
+from reports.figures import Look, draw, looks
 from reports.html import Bullets, Cell, Details, Figure, Section, Table, Text
 from reports.load import read
 from reports.merge import merge

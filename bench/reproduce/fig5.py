@@ -9,7 +9,8 @@ from scipy.spatial.distance import pdist
 
 from bench.reproduce import Context, Study
 from bench.reproduce.grids import SAYS, SMALL, Grid, Results, gated, sampled
-from reports.figures import clouds, draw
+from reports.charts import clouds
+from reports.figures import draw
 from reports.html import Figure, Section, Table, Text
 from reports.reproduction import Claim, Findings, every, larger, plane
 from reports.words import number

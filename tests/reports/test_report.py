@@ -25,9 +25,10 @@ from scipy import stats as oracle
 from synthetic import ENVS
 
 import reports
-from reports import answer, archive, figures, html, load, plots, references, stats, words
+from reports import answer, archive, charts, figures, html, load, plots, references, stats, words
 from reports import summary as numbers
-from reports.figures import Bar, Panel, Series, looks
+from reports.charts import Bar
+from reports.figures import Panel, Series, looks
 from reports.merge import merge
 from reports.records import home_of
 
@@ -439,8 +440,8 @@ def test_nothing_is_cut_off(tmp_path: Path) -> None:
         drawn = [
             figures.lines(curves * 4, look, columns=4, height=1.9),
             figures.lines(curves, look, columns=1),
-            figures.intervals([("", bars)], look, columns=1),
-            figures.intervals([(name, bars) for name in ("IQM", "median", "mean", "optimality gap (less is better)")], look),
+            charts.intervals([("", bars)], look, columns=1),
+            charts.intervals([(name, bars) for name in ("IQM", "median", "mean", "optimality gap (less is better)")], look),
         ]
         for figure in drawn:
             renderer = FigureCanvasAgg(figure).get_renderer()
@@ -673,6 +674,7 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
     sac = summary["cells"][1]
     assert (sac["conditions"], sac["reached_50"], sac["seconds_to_50"]) == (["B", "C"], 3, None)
     assert sac["frames_to_50"] > 0
+    assert ("ms_per_update" in sac["cost"], sac["ms_per_update_range"], "parameters" in sac["cost"]) == (False, None, True)
 
 
 def test_a_run_continued_under_another_set_up_loses_its_times_and_no_others(tmp_path: Path, undrawn: None) -> None:
