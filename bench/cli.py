@@ -173,8 +173,8 @@ def worker(args: argparse.Namespace) -> int:
     from bench.config import UsageError
     from bench.worker import EXIT, die_with_parent, work
 
-    if args.with_parent is not None:  # 0: whichever process that is
-        die_with_parent(args.with_parent or None)
+    if args.with_parent is not None:
+        die_with_parent(args.with_parent)
     if not args.name:
         raise UsageError("worker needs --name")
     return EXIT[work(args.root, args.name, args.index, args.jobs)]

@@ -85,12 +85,12 @@ def held(path: Path) -> bool:
     return False
 
 
-def die_with_parent(parent: int | None = None) -> None:
+def die_with_parent(parent: int) -> None:
     """Ask the kernel (Linux) for SIGTERM when the parent is gone: a killed grid leaves no orphans that train on. parent: its
-    process, where the caller knows it; UsageError if that is gone already."""
+    process, 0 where the caller does not know it; UsageError if that is gone already."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-    if parent not in (None, os.getppid()):
+    if parent not in (0, os.getppid()):
         raise UsageError(f"the process {parent}, which this one works for, is gone")
 
 

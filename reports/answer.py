@@ -19,8 +19,9 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
         Text(f"**{env}**: {what}. No conclusion is drawn across them.", "notice")
         for env, what in summary["mixed"].items()
     ]
-    blocks.append(Text(_lead(summary), "lead"))
-    if items := _by_environment(summary):
+    items = _by_environment(summary)
+    blocks.append(Text(_lead(summary, followed=bool(items)), "lead"))
+    if items:
         blocks.append(Bullets(items))
     incomplete = {state: count for state, count in summary["states"].items() if state != "done"}
     if incomplete:
@@ -40,8 +41,8 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
     return Section("answer", "The answer", blocks)
 
 
-def _lead(summary: Row) -> str:
-    """The paragraph: the widest scope's verdict, how far it can be trusted, and the cost."""
+def _lead(summary: Row, followed: bool) -> str:
+    """The paragraph: the widest scope's verdict, how far it can be trusted, and the cost. followed: by each task's own."""
     scored = [cell for cell in summary["cells"] if cell["n"]]
     finished = "scored" if any(cell["states"].get("done", 0) > cell["n"] for cell in summary["cells"]) else "finished"
     if not scored:
@@ -53,8 +54,7 @@ def _lead(summary: Row) -> str:
         )
     envs = _scored_envs(summary)
     several = len(summary["aggregates"]["envs"]) > 1
-    below = not several and _by_environment(summary)  # each task's verdict follows, and none is wider
-    parts = [] if below else [_verdict(summary, None if several else envs[0])]
+    parts = [] if followed and not several else [_verdict(summary, None if several else envs[0])]
     if len(envs) > 1:
         parts.append(_counts(summary, envs))
     return " ".join(part for part in [*parts, *_cautions(summary), *_cost(summary)] if part)

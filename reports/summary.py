@@ -161,8 +161,8 @@ def _clock_columns(run: Run) -> Row:
 def _equal_time(rows: list[Row], runs: list[Run]) -> None:
     """Adds the value at the active time that all scored runs of an environment reached, if all were timed alike; those of
     several set-ups have no time to be asked at."""
+    timed = [(row, run) for row, run in zip(rows, runs, strict=True) if row["scored"] and row["condition"]]
     for env in {row["env"] for row in rows}:
-        timed = [(row, run) for row, run in zip(rows, runs, strict=True) if row["scored"] and row["condition"]]
         pairs = [(row, run) for row, run in timed if row["env"] == env]
         if len({row["condition"] for row, _ in pairs}) != 1:
             continue
@@ -237,8 +237,9 @@ def _cell(rows: list[Row]) -> Row:
     }
     names = ("untrained", *COLUMNS, *(f"{name}_normalised" for name in COLUMNS), "at_equal_time")
     for name in names:
-        values = _values(scored if timed or name != "at_equal_time" else [], name)
-        cell[name] = estimate(stats.mean_estimate(values)) if len(values) else None
+        values = _values(scored, name)
+        every = 0 < len(values) == len(scored)  # a mean over some of the seeds would stand beside means over all
+        cell[name] = estimate(stats.mean_estimate(values)) if every else None
     others = [key for key in rows[0] if key.startswith("final: ") and len(_values(scored, key))]
     cell["others"] = {key.removeprefix("final: "): estimate(stats.mean_estimate(_values(scored, key))) for key in others}
     for threshold in THRESHOLDS:
@@ -261,10 +262,10 @@ def _cost(rows: list[Row]) -> Row:
     alike = len({row["condition"] for row in rows if row.get("condition")}) == 1
     finished = [row for row in rows if row["state"] == "done"]
     cost: Row = {}
-    for name in (*timed, *sizes):
-        values = _values(finished if name in sizes else [row for row in finished if row["condition"]], name)
-        if len(values) and (alike or name in sizes) and name != "equal_time_s":
-            cost[name] = float(values.mean())
+    for names, runs in ((timed if alike else [], [row for row in finished if row["condition"]]), (sizes, finished)):
+        for name in names:
+            if name != "equal_time_s" and len(values := _values(runs, name)):
+                cost[name] = float(values.mean())
     return cost
 
 

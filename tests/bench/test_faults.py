@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -50,6 +51,40 @@ def agents(tmp_path, monkeypatch) -> Path:
     (tmp_path / "bad_agents.py").write_text(AGENTS)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
+
+
+KILLED = """
+import os
+import sys
+
+from bench.cli import main
+from bench.engines import local
+
+begin = local.start
+
+
+def start_and_die(*args):
+    begin(*args)
+    os._exit(9)
+
+
+local.start = start_and_die
+main(sys.argv[1:])
+"""
+
+
+def test_a_worker_whose_grid_is_killed_before_it_looks_begins_no_run(tmp_path):
+    """By then the kernel has given the worker another parent, whose death it would wait for in vain."""
+    argv = ("run", "--algos", f"sac({TINY})", *GRID)
+    grid = subprocess.Popen([sys.executable, "-c", KILLED, *argv], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    assert grid.wait() == 9
+    run = tmp_path / "runs" / "grid" / "toy_multigoal" / "sac" / "seed_0"
+    says = f"error: the process {grid.pid}, which this one works for, is gone\n"
+    deadline = time.time() + 120
+    while (run / "worker.log").read_text() != says and time.time() < deadline:
+        time.sleep(0.1)
+    assert (run / "worker.log").read_text() == says
+    assert [path.name for path in run.iterdir()] == ["worker.log"]
 
 
 def test_a_failing_run_is_reported_and_the_others_go_on(command, agents, here):
