@@ -73,11 +73,12 @@ def test_a_second_signal_ends_the_process_at_once(number):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_grid_and_the_command_goes_on_with_it(bench_process, results, tmp_path):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_ctrl_c_stops_a_grid_and_the_command_goes_on_with_it(bench_process, results, tmp_path, engine):
     words = ("run", "--algos", "sac(actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16)", "--envs", "toy/multigoal",
              "--seeds", "2", "--jobs", "1", "--no-report", "--name", "grid", "steps=1500", "warmup=100", "log_every=50",
              "checkpoint_every=100000", "eval.episodes=2")  # fmt: skip
-    process = bench_process(*words, "--root", "stopped", cwd=tmp_path)
+    process = bench_process(*words, "--root", "stopped", "--engine", engine, cwd=tmp_path)
     grid = tmp_path / "stopped" / "grid"
     while not any("update" in line for f in grid.rglob("metrics.jsonl") for line in f.read_text().splitlines()[2:]):
         assert process.poll() is None
