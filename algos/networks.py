@@ -177,7 +177,7 @@ def first_layer(xs, weights, biases, factor: int) -> Tensor:
 def forward_layers(act: Activation, xs, weights, biases, hidden: list | None) -> Tensor:
     """The perceptron's output; `hidden` takes each hidden layer's (value, *what its activation keeps), unless it is None."""
     last = len(biases) - 1
-    value = first_layer(xs, weights, biases, act.factor)
+    value = first_layer(xs, weights, biases, act.factor if last else 1)
     for layer, (weight, bias) in enumerate(zip(weights[len(xs) :], biases[1:], strict=True), start=1):
         value, kept = act.forward(value, hidden is not None)
         if hidden is not None:

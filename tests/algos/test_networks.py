@@ -33,11 +33,12 @@ def same(found, wanted, leaves):
 
 
 @pytest.mark.parametrize("activation", PLAIN)
+@pytest.mark.parametrize("hidden", [[8, 8], []])
 @pytest.mark.parametrize(("ensemble", "out"), [(None, 3), (2, 1), (2, 3)])
-def test_a_perceptron_and_its_gradients(activation, ensemble, out):
+def test_a_perceptron_and_its_gradients(activation, ensemble, out, hidden):
     """Fails on a slope, a transposed product, a bias that is not summed over the batch, or members that share a gradient."""
     g = torch.Generator().manual_seed(1)
-    net = MLP([4, 2], [8, 8, out], activation, g, ensemble=ensemble, init="torch").double()
+    net = MLP([4, 2], [*hidden, out], activation, g, ensemble=ensemble, init="torch").double()
     x, y = (3 * torch.randn(16, n, generator=g, dtype=torch.float64) for n in (4, 2))
     leaves = [x.requires_grad_(), y.requires_grad_(), *net.parameters()]
     members = [None] if ensemble is None else range(ensemble)
