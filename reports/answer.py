@@ -209,7 +209,7 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
     shared = set.intersection(*map(set, costs.values())) if costs else set()
     if not shared:
         return {}, ""
-    told = "as measured during these runs"
+    told = "as measured during these runs" + (" in processor time" if summary["clock"] == "processor" else "")
     if len(shared) < len({env for timed in costs.values() for env in timed}):
         told += f", on {listing(sorted(shared))}"
     return {label: sum(timed[env] for env in shared) / len(shared) for label, timed in costs.items()}, told

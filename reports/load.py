@@ -59,9 +59,9 @@ class Clock:
     step: np.ndarray
     active: np.ndarray
     process: np.ndarray
+    total: np.ndarray
     wall: dict[str, float]
     updates_timed: int
-    total: float
     rss_mb: float
 
     def at(self, steps: np.ndarray, column: str = "active") -> np.ndarray:
@@ -183,6 +183,7 @@ class Collection:
     timing: list[dict[str, Any]] = field(default_factory=list)  # contents of the experiments' timing.json
     notes: list[str] = field(default_factory=list)
     mixed: dict[str, str] = field(default_factory=dict)  # env -> what differs, where --allow-mixed let it through
+    shares: dict[Path, float] = field(default_factory=dict)  # of the processor, by run, where clocks count its time alone
 
     @property
     def envs(self) -> list[str]:
@@ -255,9 +256,9 @@ def _clock(rows: list[dict[str, Any]]) -> Clock:
         _column(rows, "env_step"),
         _column(rows, "active"),
         _column(rows, "process"),
+        _column(rows, "total"),
         wall,
         int(last.get("updates_timed") or 0),
-        float(last.get("total", np.nan)),
         float(last.get("rss_mb", np.nan)),
     )
 

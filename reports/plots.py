@@ -68,8 +68,9 @@ def learning_curves(
     runs = [run for run in collection.runs if run.env == env]
     score = runs[0].score if runs else None
     shown = max((run.evals.step[-1] for run in runs if len(run.evals)), default=0)
-    published = [Series(found.name, (found.step, found.mean)) for found in references.published(env, shown)]
+    published = [Series(found.name, found.trained) for found in references.published(env, shown)]
     ours = references.ours(env, runs, shown)
+    kind = "processor" if collection.shares else "active"
     panels = [
         Panel(
             "by environment frames",
@@ -81,9 +82,9 @@ def learning_curves(
             xticks=kilo,
         ),
         Panel("by updates", "updates", "", _lines_of(runs, scored, list(look), lambda run: run.evals.update), xticks=kilo),
-        _time_panel(runs, scored, look),
+        _time_panel(runs, scored, look, kind),
     ]
-    beside = " Grey: published SAC curves, steps counted in frames." if published else ""
+    beside = " Grey: published SAC, from each source's first evaluation after training began; frames." if published else ""
     grids = listing(dict.fromkeys(found.grid for found in ours.values()))
     if ours:
         beside += f" Dotted: the same algorithm's mean in this benchmark's own results, {grids}."
@@ -91,26 +92,29 @@ def learning_curves(
         f"{band_text(cells)}{beside} Active time is acting, storing, sampling and updating, without evaluation. × ends "
         "a run that is in no mean: one unfinished, or not to be scored."
     )
+    if collection.shares:
+        how += " Processor time is the part of active time in which a run had the processor (Wall-clock)."
     if untimed := [f"{run.label} seed {run.seed}" for run in runs if not run.conditions]:
-        how += f" Not by active time, since continued under another set-up: {listing(untimed)}."
+        how += f" Not by {kind} time, since continued under another set-up: {listing(untimed)}."
     alt = f"Learning curves of {', '.join(label for label in look if any(run.label == label for run in runs))} on {env}"
     return draw(f"curves_{slug(env)}", env, alt, lambda: lines(panels, look, share_y=True, dotted=grids), how=how)
 
 
-def _time_panel(runs: list[Run], scored: set[Path], look: dict[str, Look]) -> Panel:
+def _time_panel(runs: list[Run], scored: set[Path], look: dict[str, Look], kind: str = "active") -> Panel:
+    title = f"by {kind} time"
     conditions = {run.conditions for run in runs} - {None}
     if len(conditions) > 1:
         message = (
             f"not drawn: these runs were timed\nunder {len(conditions)} different set-ups\n(hardware, torch, threads, "
             "jobs),\nsee Wall-clock"
         )
-        return Panel("by active time", "seconds", message=message)
+        return Panel(title, "seconds", message=message)
     timed = [run for run in runs if run.conditions and len(run.clock.step)]
     if not timed:
         message = "no clock was recorded" if conditions else "not drawn: each run was timed\nunder several set-ups"
-        return Panel("by active time", "seconds", message=message)
+        return Panel(title, "seconds", message=message)
     return Panel(
-        "by active time",
+        title,
         "seconds",
         "",
         _lines_of(timed, scored, list(look), lambda run: run.clock.at(run.evals.step)),

@@ -32,7 +32,7 @@ def health(collection: Collection, rows: list[Row], look: dict[str, Look]) -> Se
         blocks += _tracebacks(collection.runs)
     else:
         blocks.append(
-            Text(f"All {plural(len(rows), 'run')} asked for have finished; none failed, diverged or is missing.")
+            Text(f"All {plural(len(rows), 'run')} of these experiments have finished; none failed, diverged or is missing.")
         )
     notes = [
         *collection.notes,
@@ -233,6 +233,6 @@ def _commands(collection: Collection, look: dict[str, Look]) -> Details:
     ]
     if whole:
         blocks.insert(
-            0, Table(["experiment", "preset", "created", "command"], whole, "The command that made each experiment")
+            0, Table(["experiment", "preset", "begun", "newest command"], whole, "The newest command of each experiment")
         )
     return Details("Commands", blocks)

@@ -54,6 +54,13 @@ class Reference:
         curves = self.seeds.values()
         return np.array([np.mean([curve[step] for curve in curves if step in curve]) for step in self.step])
 
+    @property
+    def trained(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frames and means after training began: a line from the untrained policy to a first evaluation far on would be
+        taken for a learning curve."""
+        later = self.step > 0
+        return self.step[later], self.mean[later]
+
     def made_from(self, runs: Iterable[load.Run]) -> bool:
         """Whether one of these runs is one of the reference's own, which would be drawn beside itself."""
         for run in runs:
@@ -65,10 +72,8 @@ class Reference:
 
 
 def published(env: str, budget: float = np.inf) -> list[Reference]:
-    """What other projects have published on an environment, where they evaluated during these many frames.
-
-    A source whose first evaluation after training began comes later would be a straight line from nothing.
-    """
+    """What other projects have published on an environment, where they evaluated after training began and during these many
+    frames."""
     return [found for found in _on(env, budget) if found.source in PUBLISHED]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reports import answer, html, provenance, sections, summary
+from reports import answer, clocks, html, provenance, sections, summary
 from reports.figures import looks
 from reports.load import Collection, read
 from reports.merge import merge
@@ -19,6 +19,7 @@ def write_report(
 ) -> Path:
     """See reports.write."""
     collection = merge(read(run_dirs), allow_mixed=allow_mixed)
+    clocks.leave_out_other_work(collection)
     rows = summary.per_seed(collection)
     numbers = summary.summarise(collection, rows, allow_partial=allow_partial)
     timings = _timings(collection)

@@ -288,7 +288,7 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
             )
         )
     blocks += [Text(text, "notice") for text in _continued(collection)]
-    blocks += [Text(text, "notice") for text in _unsteady(collection, summary)]
+    blocks += [Text(text, "notice") for text in (*_disturbed(collection), *_unsteady(collection, summary))]
     if figure := plots.phases(summary):
         blocks.append(figure)
     blocks += [_cost_table(summary, look), _phase_table(summary, look), _size_table(summary, look)]
@@ -319,6 +319,25 @@ def _continued(collection: Collection) -> list[str]:
         f"Continued under another set-up ({changed}): {listing(runs)}. The scores count; the times are left out, and an "
         "algorithm with such a seed has no seconds to a score on that task and no score at equal time."
         for changed, runs in found.items()
+    ]
+
+
+def _disturbed(collection: Collection) -> list[str]:
+    """That and why times are processor time, with the least and the largest share of the processor on each environment."""
+    if not collection.shares:
+        return []
+    found = []
+    for env in collection.envs:
+        runs = [run for run in collection.runs if run.env == env and run.path in collection.shares]
+        if not runs:
+            continue
+        ends = sorted(runs, key=lambda run: collection.shares[run.path])
+        low, high = (f"{100 * collection.shares[run.path]:.0f} % ({run.label} seed {run.seed})" for run in (ends[0], ends[-1]))
+        found.append(f"on {env} they had it for {low} to {high} of their time")
+    return [
+        f"Other work on the machine took the processor from these runs, and not alike: {listing(found)}. **All times but the "
+        "total are therefore processor time**, to which such work adds little: each interval's active seconds times the share "
+        "of it in which the run had the processor."
     ]
 
 

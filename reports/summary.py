@@ -147,7 +147,7 @@ def _clock_columns(run: Run) -> Row:
         "updates": int(run.evals.update[-1]) if len(run.evals) else 0,
         "active_s": float(clock.active[-1]),
         "process_s": float(clock.process[-1]),
-        "total_s": clock.total,
+        "total_s": float(clock.total[-1]),
         "ms_per_update": update if timed else None,
         "updates_per_s": 1e3 / update if update else None,
         "frames_per_s": float(clock.step[-1] / clock.active[-1]) if clock.active[-1] > 0 else None,
@@ -196,6 +196,7 @@ def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = 
         pairs = _pairs(chosen, rows, labels, False) + pairs
     return {
         "schema": 1,
+        "clock": "processor" if collection.shares else "wall",
         "envs": envs,
         "labels": labels,
         "cells": [cell for cell in cells if cell],

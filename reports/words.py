@@ -29,7 +29,7 @@ def large(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= (0.9995 * size if size > 1e3 else size):  # 999,500 to three digits is a million
             return f"{value / size:.3g}{unit}"
     return f"{value:.4g}"
 

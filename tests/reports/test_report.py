@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import json
@@ -316,6 +317,7 @@ def test_published_sac_is_drawn_only_where_the_task_fits() -> None:
     assert one.mean[list(one.step).index(100000)] == pytest.approx(835, abs=1)  # 844.8, 825.8, 834.3
     assert found("gym/Hopper-v5") == found("dmc/lqr-swim") == {}
     assert "tdmpc2_sac" not in found("dmc/cartpole-swingup", 64_000)  # evaluated at 0 and at 100k
+    assert one.step[0] == 0 < one.trained[0][0] == 100_000  # and no line leads from nothing to there
     assert set(found("dmc/humanoid-walk")) == {"tdmpc2_sac", "pytorch_sac", "simba_sac"}
 
 
@@ -721,6 +723,35 @@ def test_times_that_carry_more_than_the_algorithms_are_called_so(tmp_path: Path,
     assert high > 1.9 * low
     assert f"an update of sac on {env} took {words.number(low)} to {words.number(high)} ms" in text
     assert "made by 2 revisions of the code" in text
+
+
+def test_other_work_on_the_machine_adds_nothing_to_the_times(tmp_path: Path, undrawn: None) -> None:
+    """Half the processor for half of a run: the costs stay what they were, times the share of the synthetic runs."""
+    root, env = synthetic.experiment(tmp_path / "busy", labels=("qsm", "sac"), seeds=3), "dmc/cartpole-swingup"
+    before, text = write(root)
+    assert (before["clock"], "processor time**" in text) == ("wall", False)
+    for seed in range(3):
+        path = synthetic.run_dir(root, env, "sac", seed) / "clock.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        half = copy.deepcopy(rows[len(rows) // 2])
+        for row in rows:
+            for key in ("active", "total"):
+                row[key] += min(row[key], half[key])
+            row["wall"] = {name: seconds + min(seconds, half["wall"][name]) for name, seconds in row["wall"].items()}
+        synthetic.write_lines(path, rows)
+    after, text = write(root)
+    assert after["clock"] == "processor"
+    assert "on dmc/cartpole-swingup they had it for 56 % (sac seed" in text
+    share = 1.1 / 1.3  # of every synthetic run: its processor seconds and its total
+    for old, new in zip(before["cells"], after["cells"], strict=True):
+        for name in ("ms_per_update", "active_s"):
+            assert new["cost"][name] == pytest.approx(share * old["cost"][name], rel=1e-3), (new["label"], name)
+        assert new["cost"]["total_s"] == pytest.approx(old["cost"]["total_s"] * (1.5 if new["label"] == "sac" else 1), rel=0.1)
+        assert new["seconds_to_50"] == pytest.approx(share * old["seconds_to_50"], rel=1e-3)
+        values = [{key: cell["at_equal_time"][key] for key in ("value", "low", "high")} for cell in (old, new)]
+        assert values[1] == pytest.approx(values[0], rel=1e-3)
+    change(synthetic.run_dir(root, env, "sac", 2), '"threads": 1', '"threads": 2', "provenance.json")
+    assert write(root)[0]["clock"] == "wall"  # processor seconds of two threads are no time
 
 
 def test_loads_are_compared_as_numbers(tmp_path: Path, undrawn: None) -> None:

@@ -12,10 +12,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import synthetic
+from PIL import Image
 from scipy import stats
 
 import reports
-from reports import archive, load
+from reports import archive, figures, load
+from reports.reproduction import shrink
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -135,6 +137,25 @@ def test_the_committed_headline_can_be_recomputed_from_every_episode() -> None:
     assert text == script().tables()
 
 
+@pytest.mark.parametrize("rare", range(len(figures.COLORS)))
+def test_a_smaller_drawing_keeps_every_colour(tmp_path: Path, rare: int) -> None:
+    """A few points of one colour among the soft edges of all others, as in a plane of sampled actions."""
+    rng = np.random.default_rng(0)
+    colors = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in figures.COLORS])
+    soft, pixels = rng.random((60, 400, 1)) ** 2, np.full((400, 400, 3), 255)
+    others = np.delete(colors, rare, axis=0)[rng.integers(len(colors) - 1, size=(60, 400))]
+    pixels[:60] = (1 - soft) * others + soft * 255
+    pixels[100, :21] = colors[rare]
+    file = tmp_path / "drawing.png"
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+    before = file.stat().st_size
+    shrink(file)
+    found = np.array(Image.open(file).convert("RGB")).astype(int)
+    assert (found[100, :21] == colors[rare]).all()
+    assert np.abs(found - pixels).max() < 16
+    assert file.stat().st_size < before
+
+
 def test_the_readme_says_what_the_pages_say() -> None:
     text = (ROOT / "README.md").read_text().split("## What comes out so far")[1].split("\n## ")[0]
     page = (ROOT / "docs" / "reproduction" / "fig8" / "report.md").read_text()
@@ -157,4 +178,12 @@ def test_the_readme_says_what_the_pages_say() -> None:
     for ratio, chain in re.findall(r"([\d.]+) times (?:as\s+long )?at T = (\d+)", text):
         assert float(ratio) == pytest.approx(times.pop(chain), abs=0.051)
     assert list(times) == ["10"]
-    assert "45 of 45 cases" in (ROOT / "docs" / "reproduction" / "boltzmann" / "report.md").read_text()
+    cases = json.loads((ROOT / "docs" / "reproduction" / "boltzmann" / "summary.json").read_text())["samplers"]
+    close = {(name, chain): [case["kl"] <= 0.1 for case in cases if (case["sampler"], case["T"]) == (name, chain)]
+             for name in ("QSM", "exact denoiser") for chain in (5, 50, 200)}  # fmt: skip
+    far = [not near for chain in (5, 50, 200) for near in close["QSM", chain]]
+    words = " ".join(text.split())
+    assert f"{sum(far)} of {len(far)} cases" in words
+    for chain in (5, 50, 200):
+        own = close["exact denoiser", chain]
+        assert re.search(rf"in {sum(own)} of {len(own)}( cases)? at T = {chain}\b", words)

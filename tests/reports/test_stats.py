@@ -132,15 +132,28 @@ def test_profile_area_and_first_reach_by_hand() -> None:
 
 
 def test_bootstrap_against_all_resamples() -> None:
-    """Five seeds have 3,125 resamples: the exact distribution of each statistic, residuals scaled, percentiles expanded."""
+    """Five seeds have 3,125 resamples: the exact distribution, residuals scaled, percentiles expanded."""
     x = np.array([0.1, 0.25, 0.3, 0.55, 0.9])
     every = np.array(list(itertools.product(x, repeat=5)))
     scaled = x.mean() + (every - x.mean()) * np.sqrt(5 / 4)
     tail = oracle.norm.cdf(oracle.t.ppf(0.1, 4))
     found = stats.aggregate([x], resamples=30_000, level=0.8)
-    for name, values in (("iqm", oracle.trim_mean(scaled, 0.25, axis=1)), ("mean", scaled.mean(1))):
-        low, high = np.quantile(values, [tail, 1 - tail])
-        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=0.01)
+    low, high = np.quantile(oracle.trim_mean(scaled, 0.25, axis=1), [tail, 1 - tail])
+    assert (found["iqm"].low, found["iqm"].high) == pytest.approx((low, high), abs=0.01)
+
+
+@pytest.mark.parametrize("n", [3, 4])
+def test_of_one_task_means_have_students_interval(n: int) -> None:
+    x = RNG.normal(size=n)
+    found = stats.aggregate([x])
+    means = {"mean": x, "median": x, "optimality_gap": np.maximum(1 - x, 0)} | ({"iqm": x} if n == 3 else {})
+    for name, values in means.items():
+        low, high = oracle.t.interval(0.95, n - 1, values.mean(), oracle.sem(values))
+        assert (found[name].value, found[name].low, found[name].high) == pytest.approx((values.mean(), low, high))
+    assert (found["iqm"].low == found["mean"].low) == (n == 3)
+    alone = stats.aggregate([x], resamples=1000)["iqm"]
+    points = [column[0] for column in stats.iqm_curve([x[:, None]])]
+    assert points == pytest.approx([alone.value, alone.low, alone.high])
 
 
 def test_iqm_curve_matches_the_aggregate_at_each_point() -> None:
@@ -194,7 +207,7 @@ def test_bad_scores_are_refused() -> None:
             stats.aggregate(bad)
 
 
-@pytest.mark.parametrize(("tasks", "seeds", "least"), [(1, 5, 0.92), (6, 5, 0.92), (1, 10, 0.93), (6, 10, 0.93)])
+@pytest.mark.parametrize(("tasks", "seeds", "least"), [(1, 3, 0.92), (1, 5, 0.92), (6, 5, 0.92), (1, 10, 0.93), (6, 10, 0.93)])
 def test_intervals_cover_what_they_promise(tasks: int, seeds: int, least: float) -> None:
     """Standard error 0.007; a plain bootstrap has 0.90 to 0.93, that of n = 5 fails the bound by three of them."""
     simulated = stats.coverage(tasks, seeds, studies=1000, resamples=400, seed=3)
