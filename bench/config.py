@@ -23,7 +23,7 @@ import envs
 from algos import nearest
 
 CONF = Path(__file__).resolve().parent.parent / "conf"  # package data, found from here and never from the cwd
-OPERATION = ("checkpoint_every", "keep_replay", "logger", "threads")  # may differ between two sessions of one run
+OPERATION = ("checkpoint_every", "keep_replay", "logger")  # may differ between two sessions of one run
 ALGO_META = ("name", "agent", "tuned")  # keys of `algo` beside the agent's own settings
 AUTO = ("warmup", "eval_every", "log_every")  # derived from `steps` where the user gives none; a continued run keeps its own
 
@@ -56,6 +56,14 @@ class GridConfig:
     env_settings: dict = field(default_factory=dict)  # pattern of environment ids -> settings of the family
     rollout_settings: dict = field(default_factory=dict)  # pattern -> settings of a run, for agents that learn from rollouts
 
+    def __post_init__(self) -> None:
+        for key in ("algos", "envs"):
+            check(len(getattr(self, key)) >= 1, f"grid.{key}", list(getattr(self, key)), "a list of one or more")
+        check(self.seeds >= 1, "grid.seeds", self.seeds, "1 or more")
+        for key in ("env_settings", "rollout_settings"):
+            for pattern, settings in getattr(self, key).items():
+                check(isinstance(settings, dict), f"grid.{key}.{pattern}", settings, "a mapping of keys to values")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -72,7 +80,7 @@ class RunConfig:
     checkpoint_every: int = 25_000  # frames between checkpoints
     eval: EvalConfig = field(default_factory=EvalConfig)
     device: str = "cpu"  # cpu | cuda
-    threads: int = 1  # compute threads of a run's process
+    threads: int = 1  # compute threads of a run's process; a product's last digits depend on them
     matmul: str = "auto"  # auto: the fast path where a probe shows it is exact to 1e-5 | highest: always plain fp32
     # Identity, not operation: a compiled or captured phase sums in another order, so the last bits differ from eager's,
     # and a run that changed over in the middle would be neither of the two.
@@ -209,10 +217,15 @@ def search_path() -> list[Path]:
 
 
 def known_name(group: str, name: str) -> str:
-    """`name` if conf/`group` has it; a UsageError naming the nearest otherwise."""
+    """`name` if conf/`group` has it; a UsageError naming the nearest otherwise, and where a user's own file has the name of
+    one of ours, which Hydra would find first."""
     names = available(group)
     if name not in names:
         raise UsageError(f"unknown {group} {name!r}; known are {', '.join(names)}{nearest(name, names)}")
+    ours, *theirs = (root / group / f"{name}.yaml" for root in search_path())
+    for file in theirs:
+        if ours.exists() and file.exists() and file.read_bytes() != ours.read_bytes():
+            raise UsageError(f"{file} has the name of a {group} that this benchmark brings; give it another name")
     return name
 
 
@@ -311,7 +324,7 @@ def run_config(
         if "envs" in values["algo"] and fnmatch.fnmatchcase(env_id, pattern):
             for key, value in rollout_settings.items():
                 check(set_key(values, key, value), f"grid.rollout_settings.{pattern}", key, "keys of a run")
-    values["eval"]["episodes"] = max(values["eval"]["episodes"], envs.least_episodes(env_id))
+    values["eval"]["episodes"] = max(typed(EvalConfig, values["eval"], "eval.").episodes, envs.least_episodes(env_id))
     for override in overrides:
         set_key(values, override.key, override.value)
     for key, value in settings.items():
@@ -382,7 +395,7 @@ def check_rollout(config: RunConfig, need: Any) -> None:
 
 
 def set_key(values: dict[str, Any], dotted: str, value: Any) -> bool:
-    """Set an existing key; False if there is none."""
+    """Set an existing key, or the keys of a mapping one by one; False if there is none."""
     *path, last = dotted.split(".")
     for part in path:
         values = values.get(part) if isinstance(values, dict) else None
@@ -390,6 +403,8 @@ def set_key(values: dict[str, Any], dotted: str, value: Any) -> bool:
             return False
     if last not in values:
         return False
+    if isinstance(values[last], dict) and isinstance(value, dict):
+        return all(set_key(values[last], key, own) for key, own in value.items())
     values[last] = value
     return True
 

@@ -15,6 +15,8 @@ import envs
 from algos import agent_class
 from bench.config import (
     ALGO_META,
+    OPERATION,
+    Override,
     RunConfig,
     UsageError,
     agent_config,
@@ -24,10 +26,10 @@ from bench.config import (
     composed,
     dotted_keys,
     grid_defaults,
-    identity,
     known_name,
     parse_override,
     run_config,
+    set_key,
     to_plain,
 )
 from bench.rundir import cell_dir
@@ -145,6 +147,7 @@ def plan(
         envs.check_id(env_id)
     families = sorted({env_id.partition("/")[0] for env_id in ids})
     check_overrides(parsed, [available_keys(preset, v.algo, family) for v in variants for family in families])
+    refuse_idle(parsed, variants, {v.label: available_keys(preset, v.algo, families[0])["algo"] for v in variants})
     configs = [
         run_config(preset, v.label, v.algo, dict(v.settings), env_id, seed, parsed)
         for env_id in ids for v in variants for seed in seed_list
@@ -154,7 +157,17 @@ def plan(
     refuse_unlike_budgets(configs)
     by_label = {v.label: v for v in variants}
     cells = [Cell(c, cell_command(preset, by_label[c.label], c, overrides)) for c in configs]
-    return cells, default_name(preset, configs[0])
+    return cells, default_name(preset, parsed)
+
+
+def refuse_idle(overrides: list[Override], variants: list[Variant], settings: dict[str, dict[str, Any]]) -> None:
+    """Refuse an algo.key=value that no algorithm takes, since each that has the key sets it in its own parenthesis."""
+    for override in overrides:
+        key = override.key.removeprefix("algo.")
+        having = [v for v in variants if override.key != key and key in settings[v.label]]
+        if having and all(key in dict(v.settings) for v in having):
+            labels = ", ".join(v.label for v in having)
+            raise UsageError(f"{override.text!r} reaches no algorithm: {key} is set in the parenthesis of {labels}")
 
 
 def refuse_unbounded(configs: list[RunConfig]) -> None:
@@ -254,15 +267,21 @@ def available_keys(preset: str, algo: str, family: str) -> dict[str, Any]:
 
 
 def cell_command(preset: str, variant: Variant, config: RunConfig, overrides: list[str]) -> str:
-    """The command line that makes just this cell: without the overrides whose keys it does not have, which would be refused."""
+    """The command line that makes just this cell: without the overrides that do not reach it, which would be refused."""
     words = ["python", "-m", "bench", "run", "--preset", preset, "--algos", variant.text, "--envs", config.env["id"]]
     seeds = f"{config.seed}-{config.seed}"
-    keys = dotted_keys(available_keys(preset, variant.algo, config.env["id"].partition("/")[0]))
+    fixed = {f"algo.{key}" for key, _ in variant.settings}
+    keys = {*dotted_keys(available_keys(preset, variant.algo, config.env["id"].partition("/")[0]))} - fixed
     own = [text for text in overrides if any(f"{key}.".startswith(f"{text.partition('=')[0]}.") for key in keys)]
     return shlex.join([*words, "--seeds", seeds, *own])
 
 
-def default_name(preset: str, config: RunConfig) -> str:
-    """The preset and a short hash of the identity settings other than algorithm, environment, seed and steps."""
-    rest = {k: v for k, v in identity(config).items() if not k.startswith(("algo.", "env.")) and k not in ("label", "seed")}
-    return f"{preset}-{hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6]}"
+def default_name(preset: str, overrides: list[Override]) -> str:
+    """The preset and a short hash of the identity settings other than algorithm, environment, seed and steps: as the preset and
+    the user give them, before an environment raises a number or an algorithm needs another."""
+    values = composed(preset, None, "dmc")
+    for override in overrides:
+        set_key(values, override.key, override.value)
+    for key in ("algo", "env", "grid", "seed", "steps", *OPERATION):
+        values.pop(key, None)
+    return f"{preset}-{hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]}"

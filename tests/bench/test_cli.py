@@ -103,6 +103,8 @@ BAD = {
     "empty value": (["algo.gamma="], "algo.gamma"),
     "infinite": (["algo.tau=inf"], "algo.tau"),
     "not a number": (["algo.actor_lr=nan"], "algo.actor_lr"),
+    "key of a group": (["eval={episode: 3}"], "unknown key 'eval'"),
+    "reaches none": (["--algos", "a=sac(tau=0.1)", "algo.tau=0.2"], "tau is set in the parenthesis of a"),
     "algo key of none": (["algo.m_q=3"], "no listed algorithm has 'algo.m_q'"),
     "variant key": (["--algos", "qsm(m_w=3)"], "did you mean m_q"),
     "variant brackets": (["--algos", "qsm(m_q=3"], "parentheses"),

@@ -197,8 +197,10 @@ def test_default_name_follows_identity_but_not_algorithm_environment_seed_and_st
         return plan("quick", algo, env, seeds, list(overrides))[1]
 
     same = {name(), name("qsm"), name("sac", "toy/corner"), name("sac", "toy/interior", "4-4"),
-            name("sac", "toy/interior", "1", "steps=9000"), name("sac", "toy/interior", "1", "threads=2")}  # fmt: skip
+            name("sac", "toy/interior", "1", "steps=9000"), name("sac", "toy/interior", "1", "logger=tensorboard"),
+            name("sac", "generation/gmm1d,toy/interior")}  # fmt: skip
     assert len(same) == 1
+    assert name("sac", "toy/interior", "1", "threads=2") not in same  # the last digits of a product depend on them
     assert name("sac", "toy/interior", "1", "eval.candidates=4") not in same
 
 
@@ -206,6 +208,46 @@ def test_automatic_intervals_follow_steps():
     config = plan("quick", "sac", "toy/interior", "1", ["steps=20000", "eval_every=null", "log_every=null"])[0][0].config
     resolved = config.resolved()
     assert (resolved.warmup, resolved.eval_every, resolved.log_every) == (2000, 1250, 312)
+
+
+def test_a_mapping_sets_its_own_keys_alone():
+    """Fails if the rest of the group falls back on the schema's defaults."""
+    assert one("sac", "toy/interior", "eval={action: sample}").eval == schema.EvalConfig(episodes=5, action="sample")
+
+
+def test_the_command_of_a_cell_leaves_out_what_does_not_reach_it():
+    first, second = (cell.command for cell in plan("quick", "sac(tau=0.1),td3", "toy/interior", "1", ["algo.tau=0.2"])[0])
+    assert ("algo.tau" in first, "algo.tau" in second) == (False, True)
+
+
+PRESETS = {
+    "no seed": ("grid: {seeds: 0}", "grid.seeds=0 is out of range: it takes 1 or more"),
+    "no environment": ("grid: {envs: []}", "grid.envs=[] is out of range"),
+    "no mapping": ("grid: {env_settings: {toy/*: 3}}", "grid.env_settings.toy/*=3 is out of range: it takes a mapping"),
+    "nor for rollouts": ("grid: {rollout_settings: {toy/*: 3}}", "grid.rollout_settings.toy/*=3"),
+    "episodes": ("eval: {episodes: many}", "eval.episodes='many' has the wrong type: int is wanted"),
+}
+
+
+@pytest.mark.parametrize(("content", "says"), PRESETS.values(), ids=PRESETS)
+def test_a_users_preset_that_cannot_be_is_refused(tmp_path, monkeypatch, content, says):
+    (tmp_path / "conf" / "preset").mkdir(parents=True)
+    (tmp_path / "conf" / "preset" / "mine.yaml").write_text(f"# @package _global_\nsteps: 3000\n{content}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        plan("mine", "sac", None, None, [])
+
+
+@pytest.mark.parametrize(("group", "name"), [("preset", "quick"), ("algo", "sac")])
+def test_a_users_file_under_one_of_our_names_is_refused_unless_it_is_the_same(tmp_path, monkeypatch, group, name):
+    own = tmp_path / "conf" / group / f"{name}.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((schema.CONF / group / f"{name}.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    plan("quick", "sac", "toy/interior", "1", [])
+    own.write_text(own.read_text() + "\n# mine\n")
+    with pytest.raises(UsageError, match=rf"conf/{group}/{name}.yaml has the name of a {group} that"):
+        plan("quick", "sac", "toy/interior", "1", [])
 
 
 def test_a_setting_of_the_wrong_type_names_both():
