@@ -17,6 +17,8 @@ from algos.agent import Draw, EnvSpec, ReplayConfig, normal, require, require_ch
 from algos.networks import NoisePredictor
 
 SCHEDULES = ("vp", "cosine", "linear")
+MOST_BETA = 0.999
+LEAST_LINEAR = 19  # steps; in a shorter chain more than the last beta would be cut, and a first draw lie on the bounds
 KERNELS = ("ddpm", "posterior")
 
 
@@ -32,9 +34,9 @@ def betas(schedule: str, steps: int) -> list[float]:
         return [1 - math.exp(-low / steps - 0.5 * (high - low) * (2 * t - 1) / steps**2) for t in range(1, steps + 1)]
     if schedule == "cosine":
         bar = [math.cos((t / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(steps + 1)]
-        return [min(1 - bar[t + 1] / bar[t], 0.999) for t in range(steps)]
+        return [min(1 - bar[t + 1] / bar[t], MOST_BETA) for t in range(steps)]
     span = [t / max(steps - 1, 1) for t in range(steps)]
-    return [min(1000 / steps * (1e-4 + (2e-2 - 1e-4) * s), 0.999) for s in span]
+    return [min(1000 / steps * (1e-4 + (2e-2 - 1e-4) * s), MOST_BETA) for s in span]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Chain:
     def __post_init__(self) -> None:
         require(self.steps >= 1, "T", self.steps, "1 or more denoising steps")
         require_choice("schedule", self.schedule, SCHEDULES)
+        if self.schedule == "linear":
+            require(self.steps >= LEAST_LINEAR, "T", self.steps, f"{LEAST_LINEAR} or more with schedule=linear")
         require_choice("kernel", self.kernel, KERNELS)
         require(self.temperature >= 0, "temperature", self.temperature, "0 or more")
         require(self.sigma_min >= 0, "sigma_min", self.sigma_min, "0 or more")

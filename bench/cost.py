@@ -135,7 +135,9 @@ def random_data(agent: Agent, generator: torch.Generator) -> Batch | Trajectorie
     discount = torch.full(shape, need.gamma, device=agent.device)
     discount[:, : need.envs // 2].masked_fill_(ended[:, : need.envs // 2], 0.0)
     kept = {name: torch.randn(shape, generator=generator).to(agent.device) for name in need.infos}
-    acted = [agent.explore(obs, sample(agent.draws("explore", need.envs), generator)) for obs in parts.obs]
+    drawn = [sample(agent.draws("explore", need.envs), generator) for _ in range(need.length)]  # on the generator's device
+    noise = [{name: part.to(agent.device) for name, part in own.items()} for own in drawn]
+    acted = [agent.explore(obs, own) for obs, own in zip(parts.obs, noise, strict=True)]
     kept |= {name: torch.stack([more[name] for _, more in acted]) for name in acted[0][1]}
     action = torch.stack([action for action, _ in acted])
     return Trajectories(parts.obs, action, parts.reward, discount, parts.next_obs, ended, kept)

@@ -113,6 +113,11 @@ def _make(name: str, render_mode: str | None = None) -> gymnasium.Env:
         raise ValueError(f"unknown environment 'gym/{name}'{hint}") from error
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"cannot build 'gym/{name}': {' '.join(str(error).split())}") from error
+    except Exception as error:  # an environment of the user's may raise anything, as may the module that registers it
+        if name in names():
+            raise
+        what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"cannot build 'gym/{name}': {what}") from error
     try:
         _check_built(name, env)
     except ValueError:
@@ -124,6 +129,8 @@ def _make(name: str, render_mode: str | None = None) -> gymnasium.Env:
 def _check_built(name: str, env: gymnasium.Env) -> None:
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise ValueError(f"'gym/{name}' has {env.action_space} actions; this benchmark needs continuous (Box) actions")
+    if not np.issubdtype(env.action_space.dtype, np.floating) or not math.prod(env.action_space.shape):
+        raise ValueError(f"'gym/{name}' has {env.action_space} actions; this benchmark needs one or more, of a floating type")
     if not isinstance(env.observation_space, gymnasium.spaces.Box):
         kind = type(env.observation_space).__name__
         raise ValueError(f"'gym/{name}' has {kind} observations; this benchmark needs one array (Box)")

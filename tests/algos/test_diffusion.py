@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from algos.diffusion import KERNELS, SCHEDULES, Chain, log_density, overshoot
+from algos.diffusion import KERNELS, LEAST_LINEAR, MOST_BETA, SCHEDULES, Chain, betas, log_density, overshoot
 
 # The official QSM chain at T = 5, from its formulas in float64; t = 0..4.
 BETA = [0.19587, 0.45882, 0.63578, 0.75488, 0.83503]
@@ -63,7 +63,19 @@ def test_reverse_chain():
     np.testing.assert_allclose(found, x, atol=2e-3)  # four digits a coefficient
 
 
-@pytest.mark.parametrize(("schedule", "kernel", "steps"), list(itertools.product(SCHEDULES, KERNELS, (1, 5, 20))))
+CHAINS = [(*chain, steps) for chain in itertools.product(SCHEDULES, KERNELS) for steps in (1, 5, LEAST_LINEAR)
+          if chain[0] != "linear" or steps == LEAST_LINEAR]  # fmt: skip
+
+
+def test_the_linear_schedule_is_not_cut_but_at_its_end():
+    """Fails if a chain is taken whose first draws would be next to nothing but noise times a thousand."""
+    assert [beta == MOST_BETA for beta in betas("linear", LEAST_LINEAR)] == [*[False] * (LEAST_LINEAR - 1), True]
+    assert betas("linear", LEAST_LINEAR - 1)[-2:] == [MOST_BETA] * 2
+    with pytest.raises(ValueError, match="T=5 is out of range: it takes 19 or more with schedule=linear"):
+        Chain("linear", 5)
+
+
+@pytest.mark.parametrize(("schedule", "kernel", "steps"), CHAINS)
 def test_one_reverse_step_undoes_one_forward_step(schedule, kernel, steps):
     """With the true noise, the kernel takes q(x_t | x_0) to q(x_t-1 | x_0): sqrt(bar') x_0 exactly in the mean, 1 - bar' in
     the variance (ddpm's sigma is sqrt(beta), larger on purpose). Fails on a wrong coefficient or an index off by one."""
@@ -89,9 +101,9 @@ def test_one_reverse_step_undoes_one_forward_step(schedule, kernel, steps):
 def test_forward_noising_moments(schedule):
     """Mean and variance are those of T single steps x <- sqrt(1-beta) x + sqrt(beta) z. Fails on alpha_bar without its
     root, an index off by one, or a clip of the noised action."""
-    chain, action, n = Chain(schedule, 5), 0.7, 100_000
+    chain, action, n = Chain(schedule, LEAST_LINEAR), 0.7, 100_000
     mean, variance = action, 0.0
-    for t in range(5):
+    for t in range(LEAST_LINEAR):
         mean, variance = mean * (1 - chain.beta[t]) ** 0.5, variance * (1 - chain.beta[t]) + chain.beta[t]
         eps = torch.randn(n, 1, generator=torch.Generator().manual_seed(t), dtype=torch.float64)
         x, sigma = chain.noised(torch.full_like(eps, action), eps, torch.full((n,), t))

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 import algos
-from algos.agent import Agent, sample
+from algos.agent import Agent, Trajectories, sample
 from bench import run
-from bench.conformance import SPEC, batches, build, noise_of
+from bench.conformance import batches, build, noise_of, spec_for
+from bench.cost import random_data
 from bench.finite import FirstNonFinite, NonFinite
 from bench.speed import Compiled, Graphs, check_same_matmul
 
@@ -68,7 +69,7 @@ def make(name: str, device: str = "cpu") -> Agent:
         return build(name)
     agent = build(name)
     values = {**vars(agent.config), **SETTINGS.get(name, {})}
-    new = algos.agent_class(name)(SPEC, type(agent.config)(**values), torch.Generator().manual_seed(0), device)
+    new = algos.agent_class(name)(spec_for(name), type(agent.config)(**values), torch.Generator().manual_seed(0), device)
     new.updates = agent.updates
     return new
 
@@ -129,6 +130,14 @@ def test_a_captured_phase_refuses_another_batch_size():
     one_row = type(batch)(*(part[:1] for part in batch))
     with pytest.raises(ValueError, match=r"takes \(8, 3\), found \(1, 3\)"):
         graphs(phase, one_row, sample(agent.draws(phase.name, 1), generator))
+
+
+@pytest.mark.parametrize("name", algos.AGENTS)
+def test_what_is_timed_lies_on_the_agents_device(name):
+    """`meta` refuses to mix devices as CUDA does. Fails on noise that is left where its generator drew it."""
+    data = random_data(make(name, "meta"), torch.Generator().manual_seed(0))
+    parts = (*data[:-1], *data.kept.values()) if isinstance(data, Trajectories) else data
+    assert {part.device.type for part in parts} == {"meta"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -39,6 +39,28 @@ def register():
         del gymnasium.registry[id]
 
 
+BROKEN = """
+import gymnasium
+
+
+class Broken(gymnasium.Env):
+    def __init__(self):
+        raise FileNotFoundError("model.xml")
+
+
+gymnasium.register("Broken-v0", entry_point=Broken, max_episode_steps=10)
+"""
+
+
+@pytest.mark.parametrize(("code", "says"), [(BROKEN, "FileNotFoundError: model.xml"), ("1 / 0", "ZeroDivisionError")])
+def test_what_a_users_environment_raises_is_said_with_its_name(tmp_path, monkeypatch, code, says):
+    module = f"module_that_raises_{says.partition('Error')[0].lower()}"
+    (tmp_path / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=rf"^cannot build 'gym/{module}:Broken-v0': {says}"):
+        envs.check(f"gym/{module}:Broken-v0", {})
+
+
 @pytest.mark.parametrize("id", ["HalfCheetah-v5", "Pendulum-v1"])
 def test_equals_gymnasium_step_by_step(id):
     env, spec = envs.make(f"gym/{id}", 2)
@@ -86,7 +108,11 @@ def test_unbounded_and_shaped_spaces(register):
 def test_what_cannot_be_used_is_named(register):
     register("DictObs-v0", gymnasium.spaces.Dict(a=box(1.0, 2)), box(1.0, 1))
     register("NoLimit-v0", box(1.0, 2), box(1.0, 1), limit=None)
+    register("Whole-v0", box(1.0, 2), gymnasium.spaces.Box(-2, 2, (1,), np.int64))
+    register("None-v0", box(1.0, 2), box(1.0, 0))
     for id, complaint in {
+        "gym/Whole-v0": "int64.* actions; this benchmark needs one or more, of a floating type",
+        "gym/None-v0": "actions; this benchmark needs one or more, of a floating type",
         "gym/CartPole-v1": r"Discrete\(2\) actions; this benchmark needs continuous",
         "gym/DictObs-v0": "Dict observations; this benchmark needs one array",
         "gym/NoLimit-v0": "no time limit",
