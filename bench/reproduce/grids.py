@@ -115,7 +115,7 @@ class Results:
         for env in self.summary["envs"]:
             cells = [cell for cell in self.summary["cells"] if cell["env"] == env]
             blocks.append(plots.learning_curves(self.collection, env, scored, cells, self.look))
-        spent = [run.clock.total for run in self.done if np.isfinite(run.clock.total)]
+        spent = [run.clock.total[-1] for run in self.done if np.isfinite(run.clock.total[-1:]).any()]
         if spent:
             hours = number(sum(spent) / 3600, 2)
             blocks.append(Text(f"{plural(len(spent), 'finished run')}, {hours} hours if one had come after another."))

@@ -159,7 +159,7 @@ class Progress:
         paths = self._paths() if self.experiment else []
         runs = [read_run(path) for path in paths if (path / "config.yaml").exists()]
         frames = sum(int(run.progress.get("env_step") or 0) for run in runs)
-        seconds = sum(run.clock.total for run in runs if len(run.clock.step))
+        seconds = sum(float(run.clock.total[-1]) for run in runs if len(run.clock.step))
         return {"env_steps": frames, "hours": seconds / 3600, "runs": len(runs)}
 
 
