@@ -126,16 +126,17 @@ def check_name(name: str) -> str:
 
 def unfinished(experiment, indices: list[int], retry_failed: bool) -> list[int]:
     """Cells that are not done for the steps asked for; failed ones only if they are to be tried again."""
-    from bench.config import from_plain
+    cells = experiment.cells()
+    left = ("missing", "stopped", "running", *(["failed"] if retry_failed else []))
+    return [index for index in indices if standing(experiment, cells[index]) in left]
 
-    todo, cells = [], experiment.cells()
-    for index in indices:
-        directory = experiment.run_dir(cells[index])
-        state = directory.state()
-        raised = state == "done" and directory.stored()[0].steps < from_plain(cells[index]["config"]).steps
-        if raised or state in ("missing", "stopped", "running") or (state == "failed" and retry_failed):
-            todo.append(index)
-    return todo
+
+def standing(experiment, cell: dict) -> str:
+    """The state of a cell's directory; stopped where it is done for fewer steps than the cell asks for."""
+    directory = experiment.run_dir(cell)
+    state = directory.state()
+    raised = state == "done" and directory.stored()[0].steps < cell["config"]["steps"]
+    return "stopped" if raised else state
 
 
 def carry(engine, experiment, todo: list[int]) -> dict[int, str]:
@@ -151,8 +152,7 @@ def summary(experiment, indices: list[int], outcome: dict[int, str]) -> int:
     """Print what did not end well; 0 if every cell is done, 1 if one failed, 3 if some were stopped."""
     cells, code = experiment.cells(), 0
     for index in indices:
-        directory = experiment.run_dir(cells[index])
-        state = directory.state()
+        directory, state = experiment.run_dir(cells[index]), standing(experiment, cells[index])
         if state == "done":
             continue
         failure = directory.failure() or {}

@@ -387,7 +387,10 @@ class Run:
                 continue
             self.replay.put_rows(first, data)
         if self.replay.added != rows:
-            raise RuntimeError(f"the replay pieces hold rows up to {self.replay.added}, the checkpoint counts on {rows}")
+            raise UsageError(
+                f"{self.path / 'replay'} holds rows up to {self.replay.added}, the checkpoint counts on {rows}; put the "
+                "missing pieces back or choose another --name"
+            )
         self.stored_rows = rows
 
     def _restore_probes(self) -> None:

@@ -210,6 +210,7 @@ class RunDir:
 
     def mark_failed(self, record: dict[str, Any]) -> None:
         self.write_json("FAILED.json", record)
+        (self.path / "DONE").unlink(missing_ok=True)  # of fewer steps: a run has one end mark
 
     def reopen(self) -> None:
         """Take back the end marks, before a finished run is continued or a failed one retried."""

@@ -278,7 +278,11 @@ def test_an_empty_file_is_named_in_one_line(command, here, tmp_path, name):
         assert says in done.err + done.out
 
 
-def test_a_continuation_that_is_refused_leaves_a_finished_run_finished(command, here, tmp_path):
+def fail(*_, **__):
+    raise RuntimeError("no luck")
+
+
+def test_a_continuation_that_does_not_begin_is_named_and_leaves_a_finished_run_finished(command, here, tmp_path, monkeypatch):
     grid = ("--algos", "sac(actor_hidden=[8],critic_hidden=[8],batch_size=16)", *GRID[4:], "--no-report", "--name", "g")
     grid = (*grid, "warmup=20", "eval_every=20", "eval.episodes=1", "keep_replay=true")
     assert command("run", *grid, "steps=40").code == 0
@@ -290,8 +294,23 @@ def test_a_continuation_that_is_refused_leaves_a_finished_run_finished(command, 
     done = command("run", *grid, "steps=60")
     assert (done.code, f"{piece.name} cannot be read" in done.err) == (2, True)
     assert {name: (run / name).read_bytes() for name in before} == before
+    piece.unlink()
+    done = command("run", *grid, "steps=60")
+    assert (done.code, "replay holds rows up to 0, the checkpoint counts on 40" in done.err) == (2, True)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert not (run / "FAILED.json").exists()
+    for ended, code in (("died (exit code 2): torn", 1), ("stopped", 3)):  # before the worker came to its run
+        with monkeypatch.context() as patch:
+            patch.setattr("bench.cli.carry", lambda engine, experiment, todo, ended=ended: dict.fromkeys(todo, ended))
+            done = command("run", *grid, "steps=60")
+        assert (done.code, f"toy_interior/sac/seed_0: stopped: {ended}\n" in done.out) == (code, True)
     piece.write_bytes(whole)
-    assert command("run", *grid, "steps=60").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("envs.make", fail)
+        assert command("run", *grid, "steps=60").code == 1
+    assert [(run / name).exists() for name in ("DONE", "FAILED.json")] == [False, True]
+    assert command("run", *grid, "steps=60", "--retry-failed").code == 0
+    assert [(run / name).exists() for name in ("DONE", "FAILED.json")] == [True, False]
 
 
 def test_watch_stays_while_the_grid_goes_on(tmp_path):
