@@ -6,13 +6,14 @@ Exit codes: 0 all well; 1 a run failed or is missing; 2 bad input; 3 stopped bef
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.options import parser
+from bench.output import drop, lasting_output
 
 OVERRIDE = re.compile(r"[+~]{0,2}[\w@/.]+=")
 
@@ -20,9 +21,16 @@ OVERRIDE = re.compile(r"[+~]{0,2}[\w@/.]+=")
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args, rest = parser().parse_known_args(argv)
+    with contextlib.nullcontext() if args.command == "watch" else lasting_output():
+        return call(args, rest)
+
+
+def call(args: argparse.Namespace, rest: list[str]) -> int:
     try:
         args.overrides = overrides(args, rest)
-        return COMMANDS[args.command](args)
+        code = COMMANDS[args.command](args)
+        sys.stdout.flush()
+        return code
     except ValueError as error:
         from bench.config import UsageError
 
@@ -30,10 +38,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 2
         raise
-    except BrokenPipeError:  # who reads the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:  # a full disk, a directory that may not be written to: the system says it in one line
+        if isinstance(error, BrokenPipeError) and args.command == "watch":  # who watched has had enough
+            drop(sys.stdout)
+            return 0
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 import reports
+from bench import cli
 from bench.config import from_plain
 from bench.display import GridView
 from bench.rundir import Experiment, RunDir
@@ -311,6 +313,31 @@ def test_a_continuation_that_does_not_begin_is_named_and_leaves_a_finished_run_f
     assert [(run / name).exists() for name in ("DONE", "FAILED.json")] == [False, True]
     assert command("run", *grid, "steps=60", "--retry-failed").code == 0
     assert [(run / name).exists() for name in ("DONE", "FAILED.json")] == [True, False]
+
+
+@pytest.mark.parametrize(("name", "code", "said"), [("run", 1, 3), ("sweep", 1, 3), ("status", 1, 3), ("watch", 0, 0)])
+def test_all_but_watch_go_on_when_nobody_reads_their_output(monkeypatch, name, code, said):
+    lines = []
+
+    def speak(args):
+        for number in range(3):
+            print(number, flush=True)
+            print(number, file=sys.stderr)
+            lines.append(number)
+        print("not flushed")
+        return 1
+
+    monkeypatch.setitem(cli.COMMANDS, name, speak)
+    streams = {}
+    for stream in ("stdout", "stderr"):
+        read, write = os.pipe()
+        os.close(read)
+        streams[stream] = os.fdopen(write, "w")
+        monkeypatch.setattr(sys, stream, streams[stream])
+    assert cli.main([name]) == code
+    assert len(lines) == said
+    for stream in streams.values():
+        stream.close()  # what was held back is gone as well
 
 
 def test_watch_stays_while_the_grid_goes_on(tmp_path):
