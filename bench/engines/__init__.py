@@ -31,7 +31,7 @@ class Carrier:
         return f"{self.options.here()} at a time" if self.name == "local" else f"on {self.name}"
 
     def submit(
-        self, experiment: Experiment, indices: list[int], watch: Callable[[], None], jobs: int | None = None
+        self, experiment: Experiment, indices: list[int], watch: Callable[[], bool | None], jobs: int | None = None
     ) -> dict[int, str]:
         """See bench.engines.local.submit. jobs: runs at a time, in place of the options' own."""
         options = self.options if jobs is None else dataclasses.replace(self.options, jobs=jobs)

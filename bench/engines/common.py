@@ -72,16 +72,32 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
+_OPEN: list[list[int]] = []  # of stop_requests, the outermost first
+
+
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """The signals that asked this process to stop, so far: the first stops the runs, a second one their checkpoints."""
+    """The signals that asked this process to stop, so far: the first stops the runs, a second one their checkpoints.
+
+    A signal is for all contexts that are open: a sweep, which has one around its engine's, takes no other trial then. An
+    inner one begins with what the outer one was told. What an engine adds of its own accord stays in its own list.
+    """
     asked: list[int] = []
-    before = {s: signal.signal(s, lambda signum, _frame: asked.append(signum)) for s in (signal.SIGINT, signal.SIGTERM)}
+    _OPEN.append(asked)  # before it is filled: a signal between is told twice, not lost
+    for outer in _OPEN[-2:-1]:
+        asked += outer
+    before = {s: signal.signal(s, _tell) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _OPEN.pop()
+
+
+def _tell(number: int, _frame: Any) -> None:
+    for asked in _OPEN:
+        asked.append(number)
 
 
 DISK_FULL = "the disk is full; the run goes on from its last checkpoint once there is space"

@@ -18,12 +18,13 @@ def check(options: Options) -> None:
 
 
 def submit(
-    experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], None] = lambda: None
+    experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], bool | None] = lambda: None
 ) -> dict[int, str]:
     """Run the cells; returns index -> done | failed | stopped | died (...). One failing run never stops the others.
 
     SIGINT or SIGTERM to this process stops the workers at their next decision, with checkpoints, and starts no more; a
-    second one ends them at once, on their last checkpoints. `watch` is called a few times a second.
+    second one ends them at once, on their last checkpoints. `watch` is called a few times a second; it asks for the
+    same where it returns True.
     """
     cells, waiting, jobs = experiment.cells(), list(indices), options.here()
     free: list[str | None] = [*options.slots()[:jobs]] or [None] * jobs
@@ -44,7 +45,8 @@ def submit(
                 for process, _ in active.values() if len(stopping) > told else ():
                     process.send_signal(signal.SIGTERM)  # once for each signal received
                 told = len(stopping)
-                watch()
+                if watch():
+                    stopping.append(signal.SIGTERM)
                 time.sleep(POLL)
         finally:
             for process, _ in active.values():

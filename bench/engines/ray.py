@@ -7,6 +7,7 @@ imported, and needs nothing of Ray.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def cluster_address(options: Options) -> str | None:
 
 
 def submit(
-    experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], None] = lambda: None
+    experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], bool | None] = lambda: None
 ) -> dict[int, str]:
     """As bench.engines.local.submit, on a Ray cluster: `options.address`, else RAY_ADDRESS, else this machine alone.
 
@@ -60,7 +61,8 @@ def submit(
                 for ref in running if len(stopping) > told else ():
                     ray.cancel(ref)  # interrupts `task`, which tells its worker
                 told = len(stopping)
-                watch()
+                if watch():
+                    stopping.append(signal.SIGTERM)
     finally:
         if mine:
             ray.shutdown()

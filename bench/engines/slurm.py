@@ -44,7 +44,7 @@ def check(options: Options) -> None:
 
 
 def submit(
-    experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], None] = lambda: None
+    experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], bool | None] = lambda: None
 ) -> dict[int, str]:
     """As bench.engines.local.submit, in a job array; `options.jobs` limits how many of its tasks run at a time."""
     cells = experiment.cells()
@@ -64,7 +64,8 @@ def submit(
             for job in running.values() if len(stopping) > told else ():
                 job.cancel(check=False)
             told = len(stopping)
-            watch()
+            if watch():
+                stopping.append(signal.SIGTERM)
             time.sleep(POLL)
     return outcome
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import cli
+from bench.engines.common import stop_requests
 from bench.reproduce import Context, Stopped
 from bench.rundir import Experiment
 from reports import load, plots, summary
@@ -49,7 +50,9 @@ class Grid:
         }  # fmt: skip
         words = argparse.Namespace(**vars(context.how) | own)
         words.overrides = cli.overrides(words, list(self.settings))
-        if cli.run(words) == 3:
+        with stop_requests() as stopping:
+            code = cli.run(words)
+        if stopping or code == 3:  # a signal may come when the runs are over; then no other grid is begun
             raise Stopped
         return Results(Experiment(context.root, name))
 

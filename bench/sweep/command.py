@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.config import UsageError
 from bench.engines import Carrier
+from bench.engines.common import stop_requests
 from bench.rundir import read_json
 from bench.sweep.finish import confirm, snapshot
 from bench.sweep.plan import Plan, plan
@@ -48,6 +49,9 @@ def sweep(args: Any) -> int:
         where = "stopped" if state == "stopped" else "lost, or run by another machine whose files cannot be seen here"
         print(f"unfinished ({where}): trials {', '.join(open_trials)}; repeat the command to finish what is missing")
         return 3
+    if state == "stopped":  # at the end of the last trial
+        print("stopped before the confirmation; repeat the command to go on with it")
+        return 3
     code = confirm(asked, studies)
     if code == 3:
         return code
@@ -81,14 +85,12 @@ def check_directory(asked: Plan) -> None:
 
 def work(studies: list[Opened], engine: Carrier) -> str:
     """Take trials until none is left (done) or a signal comes (stopped). Waits for trials of others, which may be lost."""
-    stopping: list[int] = []
-    before = {s: signal.signal(s, lambda number, _frame: stopping.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_requests() as stopping:
         while not stopping:
             mine = claim(studies)
             if mine is None:
                 if not running_here(studies):
-                    return "done"
+                    break
                 time.sleep(IDLE)
                 continue
             try:
@@ -98,10 +100,7 @@ def work(studies: list[Opened], engine: Carrier) -> str:
             if state == "stopped":
                 return state
             print(line(mine, state), flush=True)
-        return "stopped"
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return "stopped" if stopping else "done"
 
 
 def line(mine: Claim, state: str) -> str:

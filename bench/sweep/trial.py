@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,11 +120,13 @@ class Progress:
         before = self.claim.opened.storage.get_trial(number).intermediate_values  # of a process that is gone
         self._known, self._last = set(before), max(before, default=-1)
 
-    def __call__(self) -> None:
+    def __call__(self) -> bool:
+        """Whether the engine is to stop the runs; said once, for a second time would cost them their checkpoints."""
         self.claim.beat()
-        if not self.ended and (self.look() or self._failed()):
-            self.ended = True
-            signal.raise_signal(signal.SIGTERM)  # to the engine, which stops its runs
+        if self.ended or not (self.look() or self._failed()):
+            return False
+        self.ended = True
+        return True
 
     def _paths(self) -> list[Path]:
         cells = self.experiment.cells()

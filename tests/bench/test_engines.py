@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.engines import local
-from bench.engines.common import Options, command
+from bench.engines.common import Options, command, stop_requests
 from bench.rundir import Experiment
 
 TINY = "actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16"
@@ -54,6 +54,28 @@ def test_runs_share_devices_by_slots(tmp_path, monkeypatch, jobs, at_once):
         assert len(now) <= at_once
         assert all(now.count(device) <= 2 for device in now)
     assert options.slots()[:2] == ["0", "GPU-5a"]  # a free device before a shared one
+
+
+def test_the_caller_learns_of_a_signal_that_came_too_late_for_the_runs(tmp_path, monkeypatch):
+    """A sweep takes no other trial then; the end of a pruned one, which its watcher asks for, stops no sweep."""
+    monkeypatch.setattr(local, "command", lambda *_: [sys.executable, "-S", "-c", "import time; time.sleep(0.5)"])
+    experiment = Experiment(tmp_path, "grid")
+    experiment.write("quick", [], [{"dir": f"seed_{k}", "config": {"threads": 1}} for k in range(2)])
+    options = Options(jobs=1)
+
+    def late():
+        if not told:
+            time.sleep(1.0)  # the run ends meanwhile
+            told.append(signal.raise_signal(signal.SIGTERM))
+
+    told = []
+    with stop_requests() as asked:
+        assert local.submit(experiment, [0], options, lambda: True) == {0: "stopped"}
+        assert asked == []
+        assert local.submit(experiment, [0], options, late) == {0: "done"}
+        assert asked == [signal.SIGTERM]
+        assert local.submit(experiment, [0, 1], options) == dict.fromkeys(range(2), "stopped")
+    assert len(told) == 1
 
 
 # -- the same bytes ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -104,13 +105,15 @@ def test_a_run_that_failed_is_missing_on_the_page(command, tiny, undrawn):
 
 
 def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypatch):
+    """Also where the signal came when the runs of one of its grids were over."""
     from bench import cli
 
-    monkeypatch.setattr(cli, "run", lambda words: 3)
-    done = command("reproduce", "fig9")
-    assert done.code == 3
-    assert "repeat the command" in done.out
-    assert not Path("runs/reproduction").exists()
+    for end in (lambda words: 3, lambda words: signal.raise_signal(signal.SIGTERM) or 0):
+        monkeypatch.setattr(cli, "run", end)
+        done = command("reproduce", "fig9")
+        assert done.code == 3
+        assert "repeat the command" in done.out
+        assert not Path("runs/reproduction").exists()
 
 
 # -- what is measured ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from sweeping import AGENT, PLANE, score
 from bench import run as run_module
 from bench.config import algo_values, available
 from bench.engines import local
-from bench.engines.common import DISK_FULL
+from bench.engines.common import DISK_FULL, _tell, stop_requests
+from bench.sweep import command as command_module
 from bench.sweep.space import find, load
 from bench.sweep.status import SweepView
 
@@ -401,6 +403,26 @@ def test_a_full_disk_is_no_failure_of_a_trial(sweep, monkeypatch):
     assert not list(Path("runs/s/trials").rglob("ended.json"))
     assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
     assert [trial["state"] for trial in recorded()["trials"]] == ["complete"] * 2
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_signal_at_the_end_of_a_trial_stops_the_sweep(sweep, monkeypatch, last):
+    """It reaches the engine when there is nothing to stop any more. Neither another trial nor the confirmation follows."""
+    ran, run_trial = [], command_module.run_trial
+
+    def signalled(mine, engine):
+        with stop_requests() as asked:
+            ran.append(run_trial(mine, engine))
+            if len(ran) == (2 if last else 1):
+                _tell(signal.SIGTERM, None)
+            assert len(asked) == (len(ran) == (2 if last else 1))
+        return ran[-1]
+
+    monkeypatch.setattr(command_module, "run_trial", signalled)
+    done = sweep(PLANE, "--trials", "2", "--confirm", "1")
+    assert (done.code, len(ran)) == (3, 2 if last else 1)
+    assert ("stopped before the confirmation" if last else "unfinished (stopped): trials aim 1") in done.out
+    assert not Path("runs/s/confirm").exists()
 
 
 def test_a_torn_journal_is_mended(sweep):
