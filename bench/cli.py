@@ -158,7 +158,7 @@ def carry(engine, experiment, todo: list[int]) -> dict[int, str]:
 
 def summary(experiment, indices: list[int], outcome: dict[int, str]) -> int:
     """Print what did not end well; 0 if every cell is done, 1 if one failed, 3 if some were stopped."""
-    cells, code = experiment.cells(), 0
+    cells, code, failed = experiment.cells(), 0, False
     for index in indices:
         directory, state = experiment.run_dir(cells[index]), standing(experiment, cells[index])
         if state == "done":
@@ -169,10 +169,11 @@ def summary(experiment, indices: list[int], outcome: dict[int, str]) -> int:
         if failure.get("checkpoint"):
             last = directory.path / failure["checkpoint"]
             print(f"    last good checkpoint: {last}; traceback in {directory.path / 'FAILED.json'}")
+        failed |= state == "failed"
         bad = state == "failed" or outcome.get(index, "stopped") != "stopped"
         code = 1 if bad or code == 1 else 3
     if code:
-        hint = " (--retry-failed runs failed cells again)" if code == 1 else ""
+        hint = " (--retry-failed runs failed cells again)" if failed else ""
         print(f"repeat the command to finish what is missing{hint}")
     return code
 

@@ -35,7 +35,6 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     run = add("run", "run a seeded grid and write its report", where, what, how)
-    run.add_argument("--retry-failed", action="store_true", help="run failed cells again")
     run.add_argument("--no-report", action="store_true", help="do not write the report at the end")
     run.epilog = SETTINGS
     sweep_options(add("sweep", "tune algorithms with equal budgets, confirm on fresh seeds, report", where, what, how))
@@ -122,6 +121,7 @@ def how(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help=slurm)
     sub.add_argument("--device", choices=["cpu", "cuda"], help="the same as device=...; cuda shares this machine's devices")
     sub.add_argument("--per-device", type=int, default=1, help="runs that share one device (default: 1)")
+    sub.add_argument("--retry-failed", action="store_true", help="run failed runs again (of a sweep: of its confirmation)")
 
 
 def sweep_options(sub: argparse.ArgumentParser) -> None:

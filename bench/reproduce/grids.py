@@ -46,7 +46,7 @@ class Grid:
         name = f"reproduce-{context.name}-{context.preset}"
         own = {
             "command": "run", "root": context.root, "name": name, "preset": self.preset, "algos": self.algos, "envs": self.envs,
-            "seeds": str(self.seeds), "retry_failed": False, "no_report": True,
+            "seeds": str(self.seeds), "no_report": True,
         }  # fmt: skip
         words = argparse.Namespace(**vars(context.how) | own)
         words.overrides = cli.overrides(words, list(self.settings))

@@ -52,7 +52,7 @@ def sweep(args: Any) -> int:
     if state == "stopped":  # at the end of the last trial
         print("stopped before the confirmation; repeat the command to go on with it")
         return 3
-    code = confirm(asked, studies)
+    code = confirm(asked, studies, args.retry_failed)
     if code == 3:
         return code
     snapshot(asked, studies)

@@ -139,8 +139,9 @@ def trial_record(trial: FrozenTrial, space: Space) -> dict[str, Any]:
 # -- the confirmation --------------------------------------------------------------------------------------------------
 
 
-def confirm(asked: Plan, studies: list[Opened]) -> int:
-    """Run the best configuration of each study and its defaults on the same fresh seeds, as an ordinary experiment.
+def confirm(asked: Plan, studies: list[Opened], retry_failed: bool) -> int:
+    """Run the best configuration of each study and its defaults on the same fresh seeds, as an ordinary experiment; its
+    failed runs again only if they are to be tried again.
 
     Returns 0, 1 where a run failed or a study has no winner, 3 where it was stopped or another process does it.
     """
@@ -159,7 +160,7 @@ def confirm(asked: Plan, studies: list[Opened]) -> int:
             for cell in cells:
                 set_aside(asked.path, experiment.run_dir(cell.entry()), cell)
             indices = experiment.write(asked.preset, command(asked), [cell.entry() for cell in cells])
-            outcome = carry(asked.engine, experiment, unfinished(experiment, indices, False))
+            outcome = carry(asked.engine, experiment, unfinished(experiment, indices, retry_failed))
             code = summary(experiment, indices, outcome)
     except UsageError as error:
         if "in use by" not in str(error):

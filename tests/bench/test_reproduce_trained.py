@@ -98,10 +98,14 @@ def test_a_run_that_failed_is_missing_on_the_page(command, tiny, undrawn):
     experiment = Experiment(Path("runs"), "reproduce-fig4-quick")
     failed = experiment.run_dir(experiment.cells()[0]).path
     (failed / "DONE").rename(failed / "FAILED.json")
+    (failed / "checkpoint.pt").unlink()
     done = command("reproduce", "fig4", "--out", "pages", "--jobs", "1")
     assert done.code == 0, done.err
+    assert "--retry-failed" in done.out
     assert "toy/two-modes/qsm/seed\\_0 (failed)" in Path("pages/fig4/report.md").read_text()
     assert {claim["outcome"] for claim in page("fig4")["claims"]} == {OPEN}
+    assert command("reproduce", "fig4", "--out", "pages", "--jobs", "1", "--retry-failed").code == 0
+    assert (failed / "DONE").exists()
 
 
 def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypatch):

@@ -425,6 +425,20 @@ def test_a_signal_at_the_end_of_a_trial_stops_the_sweep(sweep, monkeypatch, last
     assert not Path("runs/s/confirm").exists()
 
 
+def test_a_confirmation_that_failed_can_be_run_again(sweep, monkeypatch):
+    def unlucky(*_):
+        raise RuntimeError("no luck")
+
+    words = ("--trials", "1", "--confirm", "1")
+    assert sweep(PLANE, *words, "--confirm", "0").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Run, "_decide", unlucky)
+        failed = sweep(PLANE, *words)
+    assert (failed.code, failed.out.count("failed: RuntimeError: no luck"), "--retry-failed" in failed.out) == (1, 2, True)
+    assert sweep(PLANE, *words).code == 1
+    assert sweep(PLANE, *words, "--retry-failed").code == 0
+
+
 def test_a_torn_journal_is_mended(sweep):
     """As a full disk or a crash of the machine leaves it: what was said last is said again."""
     assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
