@@ -213,7 +213,8 @@ def report(args: argparse.Namespace) -> int:
     from reports.sweep import write as sweep_report
 
     if len(args.runs) == 1 and (args.runs[0] / "sweep.json").exists():
-        print(f"report: {user_error(sweep_report, args.runs[0], args.out)}")
+        path = user_error(lambda: sweep_report(args.runs[0], args.out, allow_mixed=args.allow_mixed))
+        print(f"report: {path}")
         return 0
     first = args.runs[0] / "confirm" if (args.runs[0] / "sweep.json").exists() else args.runs[0]
     out = args.out or (first.with_name(f"{first.stem}-report") if first.is_file() else first / "report")

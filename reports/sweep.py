@@ -20,18 +20,20 @@ from reports.words import NOTHING, estimate, interval, large, listing, number, p
 TUNED = "_tuned"  # the label of a winner is the algorithm's with this behind it
 
 
-def write(sweep: Path, out: Path | None = None) -> Path:
+def write(sweep: Path, out: Path | None = None, *, allow_mixed: bool = False) -> Path:
     """Writes report.html, report.md, summary.json, trials.csv and figures/ for a sweep's directory; returns report.html's path.
 
-    out: by default report/ in that directory. Raises ReportError where the directory holds no sweep.
+    out: by default report/ in that directory. allow_mixed: as in reports.write; nothing is compared on a task whose runs
+    differ. Raises ReportError where the directory holds no sweep, or unlike runs without it.
     """
     content = _read(Path(sweep))
     studies: dict[str, Record] = content["studies"]
     look = looks(list(studies))
-    rows = _confirmed(Path(sweep))
-    gains = {label: gain(label, rows) for label in studies}
+    rows, mixed = _confirmed(Path(sweep), allow_mixed)
+    alike = [row for row in rows if row["env"] not in mixed]
+    gains = {label: gain(label, alike) for label in studies}
     parts = [
-        _answer(content, gains, look),
+        _answer(content, gains, mixed, look),
         _search(studies, look),
         _parameters(studies, look),
         _best(studies),
@@ -58,11 +60,12 @@ def _read(sweep: Path) -> Record:
     return content
 
 
-def _confirmed(sweep: Path) -> list[Row]:
-    """One row for each run of the confirmation; none where there was none."""
+def _confirmed(sweep: Path, allow_mixed: bool) -> tuple[list[Row], dict[str, str]]:
+    """One row for each run of the confirmation, none where there was none; and task -> in what its runs differ."""
     if not any((sweep / "confirm").glob("*/*/seed_*/config.yaml")):
-        return []
-    return summary.per_seed(merge(read([sweep / "confirm"])))
+        return [], {}
+    collection = merge(read([sweep / "confirm"]), allow_mixed=allow_mixed)
+    return summary.per_seed(collection), collection.mixed
 
 
 def gain(label: str, rows: list[Row]) -> Row | None:
@@ -116,9 +119,10 @@ def _subtitle(content: Record) -> str:
 # -- sections ----------------------------------------------------------------------------------------------------------
 
 
-def _answer(content: Record, gains: dict[str, Row | None], look: dict[str, Look]) -> Section:
+def _answer(content: Record, gains: dict[str, Row | None], mixed: dict[str, str], look: dict[str, Look]) -> Section:
     blocks: list[Any] = [Text(" ".join(_verdict(label, found) for label, found in gains.items()), "lead")]
     blocks += [Text(text, "notice") for text in _cautions(content, gains)]
+    blocks += [Text(f"Tuned and default are not compared on {env}: {what}.", "notice") for env, what in mixed.items()]
     rows = []
     for label, study in content["studies"].items():
         found, best = gains[label], winner(study)

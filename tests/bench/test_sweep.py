@@ -482,6 +482,18 @@ def test_the_report_shows_what_tuning_changed_and_what_it_cost(sweep):
     assert budget["trials"] == budget["complete"] + budget["fail"] == 12
 
 
+def test_a_report_on_an_unlike_confirmation_is_made_where_that_is_allowed(sweep, command):
+    assert sweep(PLANE, "--trials", "1", "--confirm", "1").code == 0
+    config = Path("runs/s/confirm/toy_interior/aim/seed_0/config.yaml")
+    config.write_text(config.read_text().replace("episodes: 1", "episodes: 2"))
+    refused(command("report", "runs/s"), "--allow-mixed")
+    done = command("report", "runs/s", "--allow-mixed")
+    assert done.code == 0, done
+    text = Path("runs/s/report/report.md").read_text()
+    assert "Tuned and default are not compared on toy/interior: different evaluation rules" in text
+    assert json.loads(Path("runs/s/report/summary.json").read_text())["gains"] == {"aim": None}
+
+
 def test_report_of_a_sweep_is_made_again_by_the_report_command(sweep, command):
     assert sweep(PLANE, "--trials", "2").code == 0
     before = Path("runs/s/report/report.html").read_bytes()
