@@ -41,7 +41,8 @@ class Carrier:
 def carrier(args: Any, configs: Iterable[RunConfig], jobs: int | None = None) -> Carrier:
     """What the command line says about the engine; UsageError for what it cannot do, before anything is written.
 
-    args: its options `engine`, `address`, `slurm`, `per_device`. jobs: runs at a time; None: as many as there is room for.
+    args: its options `engine`, `address`, `slurm`, `per_device`, `device`. configs: what it will carry, as far as is known.
+    jobs: runs at a time; None: as many as there is room for.
     """
     from bench import mirror
     from bench.devices import here
@@ -59,7 +60,7 @@ def carrier(args: Any, configs: Iterable[RunConfig], jobs: int | None = None) ->
     options = Options(jobs=jobs, per_device=args.per_device, address=args.address, slurm=slurm)
     one_machine = args.engine == "local" or (args.engine == "ray" and not module.cluster_address(options))
     configs = list(configs)
-    if one_machine and any(config.device == "cuda" for config in configs):
+    if one_machine and "cuda" in (args.device, *(config.device for config in configs)):
         options = dataclasses.replace(options, devices=here())
     module.check(options)
     for logger in {config.logger for config in configs}:

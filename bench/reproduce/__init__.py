@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import UsageError
+from bench.engines import carrier
 from reports.reproduction import Claim, Findings, write_index, write_page
 
 PRESETS = ("quick", "long", "full")
@@ -94,6 +95,7 @@ def command(args: Namespace) -> int:
         return 0
     if args.name is None:
         raise UsageError(f"reproduce needs a name; known are {', '.join(names())}")
+    carrier(args, (), args.jobs)  # refuses what a study that trains nothing would not look at
     out = args.out or args.root / "reproduction"
     try:
         findings = reproduce(args.name, args.preset, args.root, out, args)

@@ -49,7 +49,9 @@ def test_the_gridworld_page(command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["gridwrold"], "did you mean gridworld"), ([], "needs a name"), (["gridworld", "--preset", "quik"], "quick, long, full"),
-     (["gridworld", "steps=3"], "takes no settings"), (["gridworld", "--out", "file"], "is a file")],
+     (["gridworld", "steps=3"], "takes no settings"), (["gridworld", "--out", "file"], "is a file"),
+     (["gridworld", "--engine", "cloud"], "unknown engine"), (["gridworld", "--jobs", "-3"], "--jobs -3: it takes a number"),
+     (["gridworld", "--slurm", "nosuch=1"], "for --engine slurm"), (["gridworld", "--device", "cuda"], "sees no CUDA device")],
 )  # fmt: skip
 def test_bad_input_is_one_line(command, tmp_path, words, message):
     (tmp_path / "file").touch()
