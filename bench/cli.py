@@ -306,6 +306,8 @@ def timing(args: argparse.Namespace) -> int:
         check_file(path)
     if args.baseline:
         baselines.existing(args.baseline)  # a bad file is refused before anything is measured
+    if args.save_baseline:
+        baselines.read(args.save_baseline)
     if args.figures:
         args.figures.mkdir(parents=True, exist_ok=True)
     options = Options(settings, args.rounds, args.seconds, args.core, args.peers)

@@ -95,6 +95,7 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
         (["--peers", "--algos", "qsm(T=20)"], "--peers compares algorithms at their own settings"),
         (["--out", "no/such/timing.json"], "cannot be written: no/such is not a directory"),
         (["--baseline", "bad.json"], "bad.json is no baseline file"),
+        (["--save-baseline", "bad.json"], "bad.json is no baseline file"),
         (["--baseline", "none.json"], "there is no baseline in none.json"),
         (["steps=5"], "timing takes no settings"),
     ],
