@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +32,16 @@ from bench.grid import (
     parse_variants,
     refuse_rollouts,
     refuse_unbounded,
+    refuse_unlike_budgets,
 )
+from bench.rundir import read_json
 from bench.sweep.space import Space, check_pruner, find, load
 
 FIRST_TUNING_SEED = 10_000  # tuning runs count seeds from here, comparisons from 0: no seed is ever in both
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 SAMPLER_SEED = 0
 SUFFIX = "_tuned"  # of a winner's label
+OWN = ("env.num_envs", "env.bounded")  # copies and the kind of action are the agent's own
 
 
 @dataclass(frozen=True)
@@ -147,15 +151,42 @@ def plan(args: Any) -> Plan:
     if len({s.trials for s in studies}) > 1:
         sizes = ", ".join(f"{s.label} {s.trials}" for s in studies)
         raise UsageError(f"--sampler grid: the grids differ in size ({sizes}), which is no equal budget; sweep them apart")
-    name = check_name(args.name or default_name(args.preset, studies[0].base()))
-    engine = carrier(args, [config for study in studies for config in study.base()])
-    return Plan(args.root / name, studies, args.preset, args.confirm, args.storage, engine)
+    configs = [config for study in studies for config in study.base()]
+    refuse_unlike_budgets(configs)
+    path = args.root / check_name(args.name or default_name(args.preset, studies[0].base()))
+    refuse_incomparable(path, studies)
+    return Plan(path, studies, args.preset, args.confirm, args.storage, carrier(args, configs))
+
+
+def refuse_incomparable(path: Path, asked: tuple[Study, ...]) -> None:
+    """Refuse a study beside others of the sweep's directory that evaluate another way or have other settings of an environment:
+    no report would compare their confirmations. Of one label `open_study` looks at all that makes it the same."""
+    known = (read_json(path / "sweep.json") or {"studies": {}})["studies"]
+    others = known.keys() - {study.label for study in asked}
+    for study, other in itertools.product(asked, sorted(others)):
+        here, there = comparable(study.definition()), comparable(known[other]["definition"])
+        for env_id, key in sorted(here.keys() & there.keys()):
+            found, wanted = there[env_id, key], here[env_id, key]
+            if found != wanted:
+                raise UsageError(
+                    f"{path} has trials of {other} on {env_id} with other settings ({key}: {found} there, {wanted} asked for "
+                    f"with {study.label}), and a report would not compare them; choose another --name"
+                )
+
+
+def comparable(definition: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """The rule of evaluation and the settings of each environment, but those that are the agent's own."""
+    return {
+        (env_id, name): value
+        for env_id, settings in definition["runs"].items() for name, value in settings.items()
+        if name.startswith(("eval.", "env.")) and name not in OWN
+    }  # fmt: skip
 
 
 def default_name(preset: str, configs: list[RunConfig]) -> str:
     """The preset and a short hash of what makes trials of different algorithms comparable: the environments with their
     settings, steps, and the identity settings other than algorithm and seed. configs: one for each environment."""
-    own = ("label", "seed", "env.num_envs", "env.bounded")  # copies and the kind of action are the agent's own
+    own = ("label", "seed", *OWN)
     kept = [
         {k: v for k, v in (identity(c) | {"steps": c.steps}).items() if not k.startswith("algo.") and k not in own}
         for c in sorted(configs, key=lambda c: c.env["id"])

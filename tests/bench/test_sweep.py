@@ -16,10 +16,12 @@ import yaml
 from sweeping import AGENT, PLANE, score
 
 from bench import run as run_module
-from bench.config import algo_values, available
+from bench.config import UsageError, algo_values, available
 from bench.engines import local
 from bench.engines.common import DISK_FULL, _tell, stop_requests
+from bench.options import parser
 from bench.sweep import command as command_module
+from bench.sweep.plan import plan
 from bench.sweep.space import find, load
 from bench.sweep.status import SweepView
 
@@ -320,16 +322,32 @@ def test_another_sweep_under_the_same_name_is_refused_naming_the_difference(swee
     refused(sweep(PLANE, "--trials", "2", "--name", "plain"), "holds an experiment of `run`")
 
 
-def test_unlike_sweeps_have_names_of_their_own_and_like_ones_share_theirs(tmp_path, monkeypatch):
-    from bench.options import parser
-    from bench.sweep.plan import plan
+def planned(algos: str, envs: str, *settings: str):
+    args = parser().parse_args(["sweep", "--algos", algos, "--envs", envs, "--trials", "1"])
+    args.overrides = list(settings)
+    return plan(args)
 
+
+def test_algorithms_of_unlike_budgets_are_refused_as_run_refuses_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="gives sac steps=36000 and ctq steps=10240000; set steps="):
+        planned("sac,ctq", "generation/gmm1d")
+
+
+def test_an_algorithm_under_another_rule_than_those_of_the_sweep_is_refused(sweep):
+    assert sweep(PLANE, "--trials", "1").code == 0
+    before = Path("runs/s/journal.log").read_bytes()
+    other = ("--algos", "low=sweeping:Aim(shift=3)", "--trials", "1")
+    refused(sweep(PLANE, *other, "eval.episodes=2"), "eval.episodes: 1 there, 2 asked for")
+    refused(sweep(PLANE, *other, "env.action_repeat=2", "warmup=6"), "env.action_repeat: 1 there, 2 asked for")
+    assert Path("runs/s/journal.log").read_bytes() == before
+
+
+def test_unlike_sweeps_have_names_of_their_own_and_like_ones_share_theirs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def name(algo: str, envs: str, *settings: str) -> str:
-        args = parser().parse_args(["sweep", "--algos", algo, "--envs", envs, "--trials", "1"])
-        args.overrides = ["warmup=600", *settings]
-        return plan(args).path.name
+        return planned(algo, envs, "warmup=600", *settings).path.name
 
     one, two = "toy/interior", "toy/corner"
     like = {name("sac", f"{one},{two}"), name("qsm", f"{one},{two}"), name("td3", f"{two},{one}", "algo.batch_size=32")}
