@@ -7,6 +7,7 @@ import json
 import math
 import typing
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,16 @@ class Parameter:
         if self.log or (self.step is None and not isinstance(self.low, int)):
             raise UsageError(f"--sampler grid: {self.name} is a continuous range; give it choices, or a step without log")
         step = self.step or 1
-        return [self.low + i * step for i in range(math.floor((self.high - self.low) / step + 1e-9) + 1)]
+        steps = math.floor((self.high - self.low) / step + 1e-9)
+        return [on_grid(self.low + i * step, self.low, step) for i in range(steps + 1)]
+
+    def holds(self, value: Any) -> bool:
+        """Whether the range or the choices have this value, as Optuna stores it."""
+        if self.choices:
+            return value in self.points()
+        if self.step:  # a default may be a rounded sum itself
+            return any(abs(value - point) <= 1e-9 * self.step for point in self.points())
+        return self.low <= value <= self.high
 
     def to_plain(self) -> dict[str, Any]:
         """As the file has it, for comparing one sweep with another."""
@@ -63,6 +73,13 @@ class Parameter:
 
 def stored(choice: Any) -> Any:
     return choice if isinstance(choice, SCALARS) else json.dumps(choice)
+
+
+def on_grid(value: float, low: float, step: float) -> float:
+    """The point low + i * step nearest to `value`, in the decimals that were written: 0.1 + 2 * 0.1 is 0.3, which the sum of
+    the binary numbers is not."""
+    first, width = Decimal(repr(low)), Decimal(repr(step))
+    return type(low)(first + round((Decimal(repr(value)) - first) / width) * width)
 
 
 @dataclass(frozen=True)
@@ -85,9 +102,7 @@ class Space:
         params = {}
         for p in self.parameters:
             found = [stored(values[key]) for key in p.sets]
-            listed = p.points() if p.choices or p.step else None
-            inside = p.low <= found[0] <= p.high if listed is None else found[0] in listed
-            if not inside or any(value != found[0] for value in found):
+            if not p.holds(found[0]) or any(value != found[0] for value in found):
                 return None
             params[p.name] = found[0]
         return params

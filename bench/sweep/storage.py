@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from bench.config import UsageError
 from bench.rundir import STALE_AFTER, read_json
 from bench.sweep.plan import SAMPLER_SEED, Plan, Study
+from bench.sweep.space import on_grid
 from bench.worker import locked
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -57,12 +59,21 @@ class PerTrial(BaseSampler):
     def sample_relative(self, study, trial, search_space):
         if trial.number < len(self.points):
             return {}
-        return self._sampler(trial.number).sample_relative(study, trial, search_space)
+        found = self._sampler(trial.number).sample_relative(study, trial, search_space)
+        return {name: exact(value, search_space[name]) for name, value in found.items()}
 
     def sample_independent(self, study, trial, param_name, param_distribution):
         if trial.number < len(self.points):
             return self.points[trial.number][param_name]
-        return self._sampler(trial.number, param_name).sample_independent(study, trial, param_name, param_distribution)
+        sampler = self._sampler(trial.number, param_name)
+        return exact(sampler.sample_independent(study, trial, param_name, param_distribution), param_distribution)
+
+
+def exact(value: Any, distribution: BaseDistribution) -> Any:
+    """A proposal without the rounding of Optuna's sums, where the range has steps."""
+    if isinstance(distribution, FloatDistribution) and distribution.step:
+        return on_grid(value, distribution.low, distribution.step)
+    return value
 
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {

@@ -24,6 +24,7 @@ from bench.sweep import command as command_module
 from bench.sweep.plan import plan
 from bench.sweep.space import find, load
 from bench.sweep.status import SweepView
+from bench.sweep.storage import SAMPLERS, PerTrial
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
 
@@ -378,6 +379,25 @@ def test_the_shipped_spaces_fit_their_algorithms_and_contain_the_defaults(agent)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         assert set(space.settings(space.suggest(study.ask()))) <= set(values)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
+def test_stepped_ranges_hold_the_default_and_no_rounding(tmp_path, sampler):
+    lr = "lr: {sets: [actor_lr, critic_lr], low: 1e-4, high: 1e-3, step: 1e-4}"
+    tau = "tau: {low: 0.005, high: 0.02, step: 0.005}"
+    (tmp_path / "space.yaml").write_text(f"space: {{{lr}, {tau}}}\n")
+    values = algo_values("sac")
+    space = load(tmp_path / "space.yaml", values, set())
+    assert space.defaults(values) == {"lr": 3e-4, "tau": 0.005}
+    close = 0.1 + 0.2 - 0.2997  # 3e-4 but for its last digits, as a plug-in may compute it
+    assert space.defaults(values | {"actor_lr": close, "critic_lr": close})["lr"] == close
+    assert space.defaults(values | {"actor_lr": 3.5e-4, "critic_lr": 3.5e-4}) is None
+    assert [p["lr"] for p in space.grid()[::4]] == [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4, 8e-4, 9e-4, 1e-3]
+    study = optuna.create_study(sampler=PerTrial(SAMPLERS[sampler], 0, []))
+    for _ in range(24):
+        trial = study.ask()
+        assert space.suggest(trial) in space.grid()
+        study.tell(trial, trial.params["lr"])
 
 
 def test_a_search_space_is_recorded_whole(tmp_path):
