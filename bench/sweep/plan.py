@@ -140,10 +140,7 @@ def plan(args: Any) -> Plan:
         envs.check(env_id, {})
     families = sorted({env_id.partition("/")[0] for env_id in env_ids})
     check_overrides(parsed, [available_keys(args.preset, v.algo, family) for v in variants for family in families])
-    labels = {v.label for v in variants}
-    if clash := sorted(labels & {f"{label}{SUFFIX}" for label in labels}):
-        first = clash[0].removesuffix(SUFFIX)
-        raise UsageError(f"--algos: {clash[0]} is what the winner of {first} is called; give it another label")
+    refuse_winners_labels({v.label for v in variants})
     if args.sweep and len(variants) > 1:
         raise UsageError("--sweep is for one algorithm; several take their search spaces from conf/sweep/<algorithm>.yaml")
     fixed = {override.key.removeprefix("algo.") for override in parsed if override.key.startswith("algo.")}
@@ -154,14 +151,25 @@ def plan(args: Any) -> Plan:
     configs = [config for study in studies for config in study.base()]
     refuse_unlike_budgets(configs)
     path = args.root / check_name(args.name or default_name(args.preset, studies[0].base()))
-    refuse_incomparable(path, studies)
+    known = (read_json(path / "sweep.json") or {"studies": {}})["studies"]
+    refuse_winners_labels({*known, *(study.label for study in studies)})
+    refuse_incomparable(path, known, studies)
     return Plan(path, studies, args.preset, args.confirm, args.storage, carrier(args, configs))
 
 
-def refuse_incomparable(path: Path, asked: tuple[Study, ...]) -> None:
+def refuse_winners_labels(labels: set[str]) -> None:
+    """One directory of the confirmation cannot be for the winner of a study and the defaults of another."""
+    if clash := sorted(labels & {f"{label}{SUFFIX}" for label in labels}):
+        first = clash[0].removesuffix(SUFFIX)
+        raise UsageError(
+            f"--algos: {clash[0]} is what the winner of {first} is called; give it another label, or choose another --name"
+        )
+
+
+def refuse_incomparable(path: Path, known: dict[str, Any], asked: tuple[Study, ...]) -> None:
     """Refuse a study beside others of the sweep's directory that evaluate another way or have other settings of an environment:
-    no report would compare their confirmations. Of one label `open_study` looks at all that makes it the same."""
-    known = (read_json(path / "sweep.json") or {"studies": {}})["studies"]
+    no report would compare their confirmations. Of one label `open_study` looks at all that makes it the same. known: the
+    studies of sweep.json."""
     others = known.keys() - {study.label for study in asked}
     for study, other in itertools.product(asked, sorted(others)):
         here, there = comparable(study.definition()), comparable(known[other]["definition"])

@@ -433,6 +433,15 @@ def test_what_would_lose_trials_is_refused(sweep, command):
     assert (clash.code, "aim_tuned is what the winner of aim is called" in clash.err) == (2, True)
 
 
+def test_a_winner_swept_in_its_own_sweep_is_refused_and_its_confirmation_stays(sweep):
+    assert sweep(PLANE, "--trials", "1", "--confirm", "1").code == 0
+    config = Path("runs/s/confirm/toy_interior/aim_tuned/seed_0/config.yaml").read_bytes()
+    shutil.copytree("runs/s/conf", "conf")
+    refused(sweep(PLANE, "--algos", "aim_tuned", "--trials", "1", "--confirm", "1"), "what the winner of aim is called")
+    assert Path("runs/s/confirm/toy_interior/aim_tuned/seed_0/config.yaml").read_bytes() == config
+    assert sweep(PLANE, "--algos", "again=aim_tuned", "--trials", "1", "--confirm", "1").code == 0
+
+
 def test_a_full_disk_is_no_failure_of_a_trial(sweep, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(local, "submit", lambda experiment, indices, options, watch: dict.fromkeys(indices, DISK_FULL))
