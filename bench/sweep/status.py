@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.display import GridView, rows
 from bench.rundir import STALE_AFTER, Experiment, read_json
+from bench.sweep.plan import SUFFIX
 
 ENDS = {"complete": "complete", "pruned": "pruned", "fail": "failed"}  # of sweep.json
 ENDED = "ended.json"  # how a trial ended, in its directory, for those who look at files: the storage is what counts
@@ -45,13 +46,13 @@ class SweepView(GridView):
 
     def complete(self) -> bool:
         """Whether every trial has ended, every search has found something, and that is confirmed where it was asked for."""
-        confirmed, wanted = super().rows(), bool(read_json(self.path / "sweep.json")["confirm"])
+        wanted, listed = read_json(self.path / "sweep.json")["confirm"], {cell["label"] for cell in self.experiment.cells()}
         begun = self._begun()
         for label, count in self._asked().items():
             states = [end["state"] for place in begun[label] if (end := self._end(label, place))]
-            if len(states) < count or "complete" not in states:
+            if len(states) < count or "complete" not in states or (wanted and f"{label}{SUFFIX}" not in listed):
                 return False
-        return bool(confirmed) >= wanted and all(row["state"] == "done" for row in confirmed)
+        return all(row["state"] == "done" for row in super().rows())
 
     def _asked(self) -> dict[str, int]:
         return {label: study["asked"] for label, study in read_json(self.path / "sweep.json")["studies"].items()}

@@ -178,6 +178,23 @@ def test_status_of_a_sweep_has_a_row_for_each_trial_and_for_the_confirmation(swe
     assert status()[1]["aim trial 3"][0] == "stopped"
 
 
+def test_a_sweep_is_not_complete_while_an_algorithm_that_was_added_is_not_confirmed(sweep, monkeypatch):
+    assert sweep(PLANE, "--trials", "1", "--confirm", "1").code == 0
+    assert SweepView(Path("runs/s")).complete()
+
+    def killed(*_) -> None:
+        raise Killed
+
+    words = ("--algos", "low=sweeping:Aim(shift=3)", "--trials", "1", "--confirm", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(command_module, "confirm", killed)
+        with pytest.raises(Killed):
+            sweep(PLANE, *words)
+    assert not SweepView(Path("runs/s")).complete()
+    assert sweep(PLANE, *words).code == 0
+    assert SweepView(Path("runs/s")).complete()
+
+
 def test_a_sweep_without_a_complete_trial_says_so(sweep):
     done = sweep("space: {kind: {choices: [broken, sick]}}", "--trials", "3", "--confirm", "2")
     assert done.code == 1
