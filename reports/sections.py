@@ -331,8 +331,8 @@ def _disturbed(collection: Collection) -> list[str]:
         runs = [run for run in collection.runs if run.env == env and run.path in collection.shares]
         if not runs:
             continue
-        ends = sorted(runs, key=lambda run: collection.shares[run.path])
-        low, high = (f"{100 * collection.shares[run.path]:.0f} % ({run.label} seed {run.seed})" for run in (ends[0], ends[-1]))
+        ends = [end(runs, key=lambda run: collection.shares[run.path]) for end in (min, max)]
+        low, high = (f"{100 * collection.shares[run.path]:.0f} % ({run.label} seed {run.seed})" for run in ends)
         found.append(f"on {env} they had it for {low} to {high} of their time")
     return [
         f"Other work on the machine took the processor from these runs, and not alike: {listing(found)}. **All times but the "

@@ -19,6 +19,7 @@ from scipy import stats as distributions
 
 MIN_SEEDS = 3  # fewer: points, no interval
 RELIABLE_SEEDS = 5  # fewer: the interval is shown and marked as unreliable
+TRIMMED = 4  # seeds of one task; of fewer the IQM leaves out none, and is the mean
 LEVEL = 0.95
 RESAMPLES = 5000
 
@@ -127,13 +128,8 @@ def aggregate(
     if len(tasks) == 1:
         mean = mean_estimate(pooled, level=level)
         gap = mean_estimate(np.maximum(1 - pooled, 0), level=level)
-        found |= {"median": mean, "mean": mean, "optimality_gap": gap} | ({} if _trims(sizes) else {"iqm": mean})
+        found |= {"median": mean, "mean": mean, "optimality_gap": gap} | ({"iqm": mean} if len(pooled) < TRIMMED else {})
     return found
-
-
-def _trims(sizes: Sequence[int]) -> bool:
-    """Whether the IQM leaves out any score; else it is the mean."""
-    return math.lcm(*sizes) * len(sizes) >= 4
 
 
 def iqm_curve(
@@ -148,7 +144,7 @@ def iqm_curve(
     value = iqm(pooled.T, sizes)
     if min(sizes) < MIN_SEEDS:
         return value, None, None
-    if len(sizes) == 1 and not _trims(sizes):
+    if len(sizes) == 1 and len(pooled) < TRIMMED:
         return mean_interval(pooled, level=level)
     generator = np.random.default_rng(seed)
     order = [task[np.lexsort(task.T[::-1])] for task in curves]

@@ -469,6 +469,10 @@ def test_links_within_a_page_lead_to_a_heading(study: Path) -> None:
     assert links <= headings
 
 
+def test_counts_that_round_up_take_the_next_unit() -> None:
+    assert [words.large(value) for value in (999.6, 999_499, 999_500, 9.996e8)] == ["999.6", "999k", "1M", "1G"]
+
+
 def test_markup_is_escaped() -> None:
     rows = [["a|b <i>", html.Cell("**x** `1<2` y<z")]]
     section = html.Section("s", "T <b>", [html.Text("see [there](#s) & <script>"), html.Table(["|k|", "v"], rows)])
