@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 LOG_STD_RANGE = (-20.0, 2.0)
+SMALL = 2**21  # multiply-adds up to which entering oneDNN (15 us) costs a product more than it may gain
 
 
 class Activation(NamedTuple):
@@ -76,14 +77,32 @@ ACTIVATIONS = {
 }
 
 
+def product(take: Callable[..., Tensor], *tensors: Tensor, **scales: int) -> Tensor:
+    """take(*tensors, **scales), whose last two tensors are multiplied; a small product is left to the BLAS.
+
+    Under the precision "medium" torch sends every fp32 product on a CPU through oneDNN. Where that pays it does for wide
+    ones alone, and most of an update's products, and all of an action's, are small.
+    """
+    a, b = tensors[-2:]
+    precision = torch.get_float32_matmul_precision()
+    small = a.shape[-2] * a.shape[-1] * b.shape[-1] <= SMALL
+    if precision == "highest" or not small or torch.compiler.is_compiling():
+        return take(*tensors, **scales)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return take(*tensors, **scales)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor, factor: int = 1) -> Tensor:
     """factor (x @ weight + bias) for x [B, in] or [E, B, in], weight [(E,) in, out], bias [(E,) 1 or B, out]."""
-    product = torch.addmm
+    take = torch.addmm
     if weight.dim() == 3:
-        product, x = torch.baddbmm, members(x, weight)
+        take, x = torch.baddbmm, members(x, weight)
     if weight.shape[-1] == 1:  # a product with one column is several times slower than its transpose, with one row
-        return product(bias.mT, weight.mT, x.mT, beta=factor, alpha=factor).mT
-    return product(bias, x, weight, beta=factor, alpha=factor)
+        return product(take, bias.mT, weight.mT, x.mT, beta=factor, alpha=factor).mT
+    return product(take, bias, x, weight, beta=factor, alpha=factor)
 
 
 def members(x: Tensor, like: Tensor) -> Tensor:
@@ -94,12 +113,12 @@ def members(x: Tensor, like: Tensor) -> Tensor:
 def weight_grad(x: Tensor, grad: Tensor) -> Tensor:
     """Gradient [(E,) in, out] of a weight, laid out in memory like the weight (see `init_layer`)."""
     x = members(x, grad)
-    return x.mT @ grad if x.shape[-1] <= grad.shape[-1] else (grad.mT @ x).mT
+    return product(torch.matmul, x.mT, grad) if x.shape[-1] <= grad.shape[-1] else product(torch.matmul, grad.mT, x).mT
 
 
 def input_grad(grad: Tensor, weight: Tensor, shared: bool) -> Tensor:
     """Gradient in the input; summed over the ensemble if its members shared one input [B, in]."""
-    out = grad * weight.mT if weight.shape[-1] == 1 else grad @ weight.mT
+    out = grad * weight.mT if weight.shape[-1] == 1 else product(torch.matmul, grad, weight.mT)
     return out.sum(0) if shared else out
 
 
@@ -169,8 +188,8 @@ def first_layer(xs, weights, biases, factor: int) -> Tensor:
     """factor (sum_i x_i @ weight_i + bias); the sum is taken in place."""
     value = affine(xs[0], weights[0], biases[0], factor)
     for x, weight in zip(xs[1:], weights[1:], strict=False):
-        add = value.addmm_ if weight.dim() == 2 else value.baddbmm_
-        add(members(x, weight), weight, alpha=factor)
+        add = Tensor.addmm_ if weight.dim() == 2 else Tensor.baddbmm_
+        product(add, value, members(x, weight), weight, alpha=factor)
     return value
 
 
@@ -343,11 +362,12 @@ class NoisePredictor(nn.Module):
 
     def state_part(self, obs: Tensor) -> Tensor:
         """The first layer's share from the observation [B, H]."""
-        return obs @ self.body.weights[1]
+        return product(torch.matmul, obs, self.body.weights[1])
 
     def time_part(self) -> Tensor:
         """The first layer's share from each of the T times, bias included [T, H]."""
-        return torch.addmm(self.body.biases[0], self.time_mlp(self.time(self.times)), self.body.weights[2])
+        embedded = self.time_mlp(self.time(self.times))
+        return run_layers(self.body.activation, [embedded], [self.body.weights[2]], [self.body.biases[0]])
 
     def predict(self, x: Tensor, shared: Tensor) -> Tensor:
         """eps [B, A] for x [B, A] and the first layer's shared part [B, H] (state plus time)."""
@@ -356,7 +376,8 @@ class NoisePredictor(nn.Module):
 
     def forward(self, obs: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """obs [B, S], x [B, A], t [B] integers in {0, ..., T-1}."""
-        return self.predict(x, self.state_part(obs) + self.time_part().index_select(0, t))
+        (x_weight, obs_weight, _, *weights), (_, *biases) = self.body.tensors()
+        return self.body.layers((x, obs), [x_weight, obs_weight, *weights], [self.time_part().index_select(0, t), *biases])
 
 
 class GaussianPolicy(nn.Module):

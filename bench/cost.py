@@ -35,6 +35,13 @@ def bytes_touched(func: Any, args: tuple, out: Any) -> int:
     return tensor_bytes(args) + tensor_bytes(written) + tensor_bytes(fresh)
 
 
+def flops_of(func: Any) -> Callable[..., int] | None:
+    """The library's formula for the FLOPs of a matrix product, None for any other operation. It knows none of the products
+    in place, which do what their namesakes do."""
+    packet = func._overloadpacket
+    return flop_registry.get(packet) or flop_registry.get(getattr(torch.ops.aten, packet.__name__.removesuffix("_"), None))
+
+
 class OperationCounter(TorchDispatchMode):
     """Counts every operation that reaches a kernel, the FLOPs of the matrix products by the library's formulas, and the
     bytes that all other operations read and write.
@@ -49,7 +56,7 @@ class OperationCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         self.operations += 1
-        formula = flop_registry.get(func._overloadpacket)
+        formula = flops_of(func)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
         else:

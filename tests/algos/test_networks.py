@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from algos.agent import Adam
-from algos.networks import MLP, FourierTime, GaussianPolicy, NoisePredictor, TwinCritic
+from algos.networks import MLP, SMALL, FourierTime, GaussianPolicy, NoisePredictor, TwinCritic, product
 
 PLAIN = {"relu": torch.relu, "tanh": torch.tanh, "mish": F.mish}
 
@@ -30,6 +31,34 @@ def same(found, wanted, leaves):
     grads = [torch.autograd.grad((x * weights).sum(), leaves, allow_unused=True) for x in (found, wanted)]
     for first, second in zip(*grads, strict=True):
         torch.testing.assert_close(first, second)
+
+
+class Products(TorchDispatchMode):
+    """The precision in force at each matrix product, with its multiply-adds."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[tuple[int, str]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._overloadpacket.__name__.rstrip("_") in ("mm", "addmm", "bmm", "baddbmm"):
+            a, b = args[-2:]
+            self.found.append((a.shape[-2] * a.shape[-1] * b.shape[-1], torch.get_float32_matmul_precision()))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["medium", "highest"])
+def test_only_wide_products_go_through_onednn(precision):
+    """Forwards and backwards; fails on a product that misses the rule, or on a setting that is not put back."""
+    critic = TwinCritic(17, 6, [256, 256], "mish", torch.Generator().manual_seed(0))
+    torch.set_float32_matmul_precision(precision)
+    with Products() as products:
+        critic(torch.randn(256, 17), torch.randn(256, 6, requires_grad=True)).sum().backward()
+    assert {count > SMALL for count, _ in products.found} == {True, False}
+    assert all(used == (precision if count > SMALL else "highest") for count, used in products.found)
+    with pytest.raises(RuntimeError):
+        product(torch.matmul, torch.zeros(2, 3), torch.zeros(2, 3))
+    assert torch.get_float32_matmul_precision() == precision
 
 
 @pytest.mark.parametrize("activation", PLAIN)

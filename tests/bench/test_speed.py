@@ -25,6 +25,12 @@ UPDATES = 16
 SETTINGS = {"qsm": {"actor_decay_updates": 10, "grad_clip": 0.5}, "pg": {"epochs": 2, "ppo_clip": 0.1}}
 
 
+@pytest.fixture(autouse=True)
+def _plain_fp32():
+    """A graph's products are all taken at the precision of its replay, which on CUDA is always this one."""
+    torch.set_float32_matmul_precision("highest")
+
+
 class Tape(TorchDispatchMode):
     """A graph without a GPU: the operations of a capture with the very tensors they read and wrote, run again by `replay`.
 
