@@ -110,6 +110,19 @@ def test_a_stopped_sweep_says_so_and_goes_on(bench_process, here):
     check_complete(trials(here / "runs"), 3)
 
 
+def test_a_trial_that_cannot_start_is_bad_input_for_several_workers_too(bench_process, here):
+    """A directory of another trial lies in the way. Fails if the command says that its trials were lost."""
+    words = ("sweep", *WORDS, "--jobs", "2", "--trials", "2")
+    first = bench_process(*words, cwd=here)
+    assert first.wait() == 0, first.communicate()
+    for name in ("journal.log", "sweep.json"):
+        (here / "runs/s" / name).unlink()
+    (here / "space.yaml").write_text(PLANE.replace("-1.0", "-2.0"))
+    again = bench_process(*words, "--sampler", "random", cwd=here)
+    out, err = again.communicate()
+    assert (again.returncode, "holds another trial" in err, "lost" in out) == (2, True, False), (out, err)
+
+
 def test_a_pruned_trial_ends_its_runs_on_the_way(bench_process, here):
     (here / "space.yaml").write_text("pruner: median\nspace: {x: {choices: [0.3, 0.2, 0.1, 0.0, -0.1, -1.0, -0.9]}}")
     words = ("--jobs", "1", "--sampler", "grid", "--seeds", "2", "steps=120", "warmup=3", "eval_every=10")
