@@ -171,10 +171,15 @@ def confirm(asked: Plan, studies: list[Opened], retry_failed: bool) -> int:
 
 
 def set_aside(top: Path, directory: RunDir, cell: Cell) -> None:
-    """A winner of fewer trials makes way for the new one; what was run is kept beside the confirmation."""
-    stored = directory.stored()
-    if stored is None or stored[0].algo.get("tuned", {}).get("trial") == cell.config.algo.get("tuned", {}).get("trial"):
+    """A winner of fewer trials makes way for the new one; what was run is kept beside the confirmation. One that wins
+    again stays, and says what the search has cost by now."""
+    stored, search = directory.stored(), cell.config.algo.get("tuned", {})
+    if stored is None or stored[0].algo.get("tuned", {}).get("trial") == search.get("trial"):
         directory.prepare(cell.config)  # refuses what cannot go on
+        if stored is not None and stored[0].algo.get("tuned", {}) != search:
+            old, values = stored
+            old.algo["tuned"] = search
+            directory.write_config(old, *(values[key] for key in ("auto", "changed", "spec")))
         return
     place = top / "replaced" / f"trial_{stored[0].algo['tuned']['trial']:04d}" / directory.path.relative_to(top / "confirm")
     place.parent.mkdir(parents=True, exist_ok=True)

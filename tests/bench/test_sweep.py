@@ -233,6 +233,13 @@ def test_raising_trials_continues_and_a_new_winner_is_confirmed_anew(sweep):
     assert "0 trials to go" in again.out
     assert len(list(Path("runs/s").rglob("DONE"))) == 12 + 4 + 2  # nothing was run twice
 
+    winner = recorded()["best"]
+    assert sweep(PLANE, "--trials", "13", "--confirm", "2").code == 0
+    assert recorded()["best"] == winner
+    assert len(list(Path("runs/s").rglob("DONE"))) == 13 + 4 + 2
+    for path in Path("runs/s/confirm/toy_interior/aim_tuned").rglob("config.yaml"):
+        assert yaml.safe_load(path.read_text())["algo"]["tuned"]["trials"] == 13  # not what the search cost before
+
 
 def test_the_winner_is_a_configuration_whose_tuning_every_report_names(sweep, command):
     from reports.load import read
