@@ -36,13 +36,22 @@ def packages() -> dict[str, str]:
 
 @functools.cache
 def cpu_name() -> str:
+    """The processor's name with its family and model numbers: virtual machines call several generations by one name."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        found = described(Path("/proc/cpuinfo").read_text())
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        found = ""
+    return found or platform.processor() or platform.machine()
+
+
+def described(cpuinfo: str) -> str:
+    """The first processor of a /proc/cpuinfo; '' where it has no name, as on Arm."""
+    lines = (line.partition(":") for line in cpuinfo.partition("\n\n")[0].splitlines())
+    said = {key.strip(): value.strip() for key, _, value in lines}
+    if "model name" not in said:
+        return ""
+    numbers = [f"{word} {said[key]}" for word, key in (("family", "cpu family"), ("model", "model")) if key in said]
+    return ", ".join([said["model name"], *([" ".join(numbers)] if numbers else [])])
 
 
 def machine() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from bench import clock
 from bench.clock import CudaClock
-from bench.provenance import peak_memory_mb
+from bench.provenance import described, peak_memory_mb
 
 
 class Stream:
@@ -90,3 +90,12 @@ def test_the_peak_of_memory_is_a_process_s_own():
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert 5 < float(done.stdout) < 900 < peak_memory_mb()
     del held
+
+
+def test_processors_of_one_name_are_told_apart():
+    """Two generations as a virtual machine shows them: their seconds must not share a time axis."""
+    milan = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nstepping\t: 1\n"
+    genoa = milan.replace("model\t\t: 1", "model\t\t: 17")
+    assert described(f"{milan}\n\n{genoa}") == "AMD EPYC, family 25 model 1"
+    assert described(genoa) == "AMD EPYC, family 25 model 17"
+    assert described("processor\t: 0\nBogoMIPS\t: 50.00\nCPU part\t: 0xd40\n") == ""  # Arm names no processor
