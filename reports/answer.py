@@ -189,7 +189,7 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
 
     From the timings of a quiet core where these have every label with its own number of denoising steps, and all with the
     batch, width, device and mode of the runs. Otherwise from the runs, mean over the environments that all of them were
-    timed on, if under one set-up; {} if not.
+    timed on under one set-up, the one with the most of these; {} where there is none.
     """
     chains = {cell["label"]: cell["T"] for cell in summary["cells"]}
     rows = main_timings(summary["timing"], "update")
@@ -200,19 +200,23 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
         if all(_fits(cell["sized"], sized) for cell in summary["cells"] if cell["sized"]):
             told = ", ".join(f"{key} {sized[key]}" for key in SIZED if sized[key])
             return timed, f"as timed on a quiet core by `python -m bench timing` ({told})"
-    if len(set_ups(summary)) != 1:
-        return {}, ""
-    costs: dict[str, dict[str, float]] = {}
+    costs: dict[str, dict[str, dict[str, float]]] = {name: {} for name in sorted(set_ups(summary))}
     for cell in summary["cells"]:
-        if cell["cost"].get("ms_per_update"):
-            costs.setdefault(cell["label"], {})[cell["env"]] = cell["cost"]["ms_per_update"]
-    shared = set.intersection(*map(set, costs.values())) if costs else set()
-    if not shared:
+        if cell["cost"].get("ms_per_update") and len(cell["conditions"]) == 1:
+            costs[cell["conditions"][0]].setdefault(cell["label"], {})[cell["env"]] = cell["cost"]["ms_per_update"]
+    labels = {label for under in costs.values() for label in under}
+    found = {name: [set(under.get(label, ())) for label in labels] for name, under in costs.items() if under}
+    shared = {name: set.intersection(*envs) for name, envs in found.items()}
+    chosen = max(shared, key=lambda name: len(shared[name]), default=None)
+    if chosen is None or not shared[chosen]:
         return {}, ""
+    envs = sorted(shared[chosen])
     told = "as measured during these runs" + (" in processor time" if summary["clock"] == "processor" else "")
-    if len(shared) < len({env for timed in costs.values() for env in timed}):
-        told += f", on {listing(sorted(shared))}"
-    return {label: sum(timed[env] for env in shared) / len(shared) for label, timed in costs.items()}, told
+    if len(envs) < len({env for under in costs.values() for timed in under.values() for env in timed}):
+        told += f", on {listing(envs)}"
+    if len(costs) > 1:
+        told += f", under set-up {chosen}"
+    return {label: sum(timed[env] for env in envs) / len(envs) for label, timed in costs[chosen].items()}, told
 
 
 def _fits(run: Row, timed: Row) -> bool:

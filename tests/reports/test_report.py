@@ -683,6 +683,20 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
     assert ("ms_per_update" in sac["cost"], sac["ms_per_update_range"], "parameters" in sac["cost"]) == (False, None, True)
 
 
+def test_update_costs_come_from_the_set_up_with_most_tasks(tmp_path: Path, undrawn: None) -> None:
+    """A grid that went over two machines; fails if times of both are averaged, or if none are told."""
+    for env, jobs in (("dmc/cartpole-swingup", 1), ("dmc/walker-walk", 8), ("dmc/cheetah-run", 8)):
+        for label in ("qsm", "sac"):
+            for seed in range(3):
+                synthetic.run(tmp_path / "two", env, label, seed, jobs=jobs)
+    summary, _ = write(tmp_path / "two")
+    costs, told = answer.update_costs(summary)
+    assert told.endswith("on dmc/cheetah-run and dmc/walker-walk, under set-up B")
+    for label in ("qsm", "sac"):
+        own = [c["cost"]["ms_per_update"] for c in summary["cells"] if (c["label"], c["conditions"]) == (label, ["B"])]
+        assert (len(own), costs[label]) == (2, pytest.approx(np.mean(own)))
+
+
 def test_a_run_continued_under_another_set_up_loses_its_times_and_no_others(tmp_path: Path, undrawn: None) -> None:
     root, env = synthetic.experiment(tmp_path / "resumed", labels=("qsm", "sac"), seeds=3), "dmc/cartpole-swingup"
     before, text = write(root)
