@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 LOG_STD_RANGE = (-20.0, 2.0)
-SMALL = 2**21  # multiply-adds up to which entering oneDNN (15 us) costs a product more than it may gain
+SMALL = 2**21  # multiply-adds, of one member, up to which entering oneDNN (15 us) costs a product more than it may gain
 
 
 class Activation(NamedTuple):
@@ -83,10 +83,11 @@ def product(take: Callable[..., Tensor], *tensors: Tensor, **scales: int) -> Ten
     Under the precision "medium" torch sends every fp32 product on a CPU through oneDNN. Where that pays it does for wide
     ones alone, and most of an update's products, and all of an action's, are small.
     """
+    if torch.compiler.is_compiling():  # looked at first: a compiler cannot trace the setting
+        return take(*tensors, **scales)
     a, b = tensors[-2:]
     precision = torch.get_float32_matmul_precision()
-    small = a.shape[-2] * a.shape[-1] * b.shape[-1] <= SMALL
-    if precision == "highest" or not small or torch.compiler.is_compiling():
+    if precision == "highest" or a.shape[-2] * a.shape[-1] * b.shape[-1] > SMALL:
         return take(*tensors, **scales)
     torch.set_float32_matmul_precision("highest")
     try:

@@ -39,7 +39,9 @@ def flops_of(func: Any) -> Callable[..., int] | None:
     """The library's formula for the FLOPs of a matrix product, None for any other operation. It knows none of the products
     in place, which do what their namesakes do."""
     packet = func._overloadpacket
-    return flop_registry.get(packet) or flop_registry.get(getattr(torch.ops.aten, packet.__name__.removesuffix("_"), None))
+    if func.namespace == "aten" and packet.__name__.endswith("_"):
+        packet = getattr(torch.ops.aten, packet.__name__.removesuffix("_"), packet)
+    return flop_registry.get(packet)
 
 
 class OperationCounter(TorchDispatchMode):

@@ -272,20 +272,8 @@ def machine(device: str, core: int, calibrations: list[dict[str, float]]) -> dic
     medians = {key: statistics.median(c[key] for c in calibrations) for key in RATES}
     name = calibrations[0].get("device_name")
     return {
-        **provenance.machine(), "device": f"cuda: {name}" if name else device, "id": hardware_id(name), "core": core, **medians,
+        **provenance.machine(), "device": f"cuda: {name}" if name else device, "id": name or provenance.cpu_name(),
+        "core": core, **medians,
         "matmul_precision": calibrations[0]["matmul_precision"], "torch": importlib.metadata.version("torch"),
         "load": round(os.getloadavg()[0], 2),
     }  # fmt: skip
-
-
-def hardware_id(device_name: str | None = None) -> str:
-    """A name under which baselines of like machines are kept: the GPU's, or the CPU's with what its vendor hides."""
-    if device_name:
-        return device_name
-    wanted, found = ("cpu family", "model", "stepping"), {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in wanted:
-                found.setdefault(key.strip(), value.strip())
-    return " ".join([provenance.cpu_name(), *(f"{key} {found[key]}" for key in wanted if key in found)])

@@ -204,7 +204,7 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
     for cell in summary["cells"]:
         if cell["cost"].get("ms_per_update") and len(cell["conditions"]) == 1:
             costs[cell["conditions"][0]].setdefault(cell["label"], {})[cell["env"]] = cell["cost"]["ms_per_update"]
-    labels = {label for under in costs.values() for label in under}
+    labels = {label for under in costs.values() for label in under}  # without one whose runs have no times of their own
     found = {name: [set(under.get(label, ())) for label in labels] for name, under in costs.items() if under}
     shared = {name: set.intersection(*envs) for name, envs in found.items()}
     chosen = max(shared, key=lambda name: len(shared[name]), default=None)
@@ -216,6 +216,8 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
         told += f", on {listing(envs)}"
     if len(costs) > 1:
         told += f", under set-up {chosen}"
+    if several := sorted({cell["label"] for cell in summary["cells"] if cell["n"]} - labels):
+        told += f" ({listing(several)}: under several)"
     return {label: sum(timed[env] for env in envs) / len(envs) for label, timed in costs[chosen].items()}, told
 
 
@@ -241,7 +243,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     envs = summary["envs"] if len(summary["envs"]) <= WIDE else []
     several = len(summary["aggregates"]["envs"]) > 1
     cells = {(cell["env"], cell["label"]): cell for cell in summary["cells"]}
-    costs, _ = update_costs(summary)
+    costs, measured = update_costs(summary)
     decidable = all(cell["n"] >= stats.MIN_SEEDS for cell in summary["cells"])
     ranked = [env for env in envs if decidable and env not in summary["mixed"]]
     best = {env: next((label for label, _ in ranking(summary, env)), None) for env in ranked}
@@ -266,7 +268,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
         f"seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and "
         "the probability of improvement; the seeds that a separation would take, by both of them, assume that today's "
         "means and spreads are the true ones."
-    )
+    ) + (f" Updates: {measured}." if costs else "")
     return Table([*columns, "ms per update", "parameters"], rows, note=note)
 
 

@@ -19,13 +19,13 @@ from bench.sweep.storage import FINISHED, Claim, Opened, claim, open_storage, op
 from bench.sweep.trial import run_trial
 from bench.worker import EXIT, die_with_parent, limit_threads, thread_limits
 
-REFUSED = 2  # exit code of a command, and so of a worker, that met a UsageError
+REFUSED = 2  # exit code of a command, and so of a worker, that could not go on and has said why
 IDLE = 1.0  # seconds between two looks for trials that were lost
 
 
 def sweep(args: Any) -> int:
-    """Exit code: 0 the sweep is complete, 1 a study has no finished trial or a confirmation failed, 2 a trial could not
-    start, 3 it is not complete."""
+    """Exit code: 0 the sweep is complete, 1 a study has no finished trial or a confirmation failed, 2 a worker could not
+    go on, 3 it is not complete."""
     from bench.cli import say_report, user_error
 
     if args.as_worker:
@@ -47,9 +47,10 @@ def sweep(args: Any) -> int:
     )
     state = work(studies, asked.engine) if jobs == 1 or not left else carry(min(jobs, left))
     snapshot(asked, studies)
-    if state == "refused":
-        return 2
     if open_trials := [f"{o.asked.label} {t.number}" for o in studies for t in o.unfinished()]:
+        if state == "refused":
+            print(f"unfinished (a worker could not go on, see its error above): trials {', '.join(open_trials)}")
+            return REFUSED
         where = "stopped" if state == "stopped" else "lost, or run by another machine whose files cannot be seen here"
         print(f"unfinished ({where}): trials {', '.join(open_trials)}; repeat the command to finish what is missing")
         return 3
@@ -119,8 +120,8 @@ def line(mine: Claim, state: str) -> str:
 
 
 def carry(jobs: int) -> str:
-    """Processes that take trials, `jobs` of them: done, stopped, or refused where one could not start a trial and has said
-    why. One that dies leaves its trial to the others."""
+    """Processes that take trials, `jobs` of them: done, stopped, or refused where one could not go on. One that dies leaves
+    its trial to the others."""
     command = [sys.executable, "-m", "bench", *sys.argv[1:], "--as-worker", str(os.getpid())]
     env = os.environ | thread_limits(1)
     workers = [
@@ -140,10 +141,10 @@ def carry(jobs: int) -> str:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if REFUSED in codes:
-        return "refused"
     for code in codes:
-        if code not in EXIT.values():
+        if code not in (REFUSED, *EXIT.values()):
             why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             print(f"a worker died ({why}); the others took up its trial, if any was left", flush=True)
-    return "stopped" if stopping or EXIT["stopped"] in codes else "done"
+    if stopping or EXIT["stopped"] in codes:
+        return "stopped"
+    return "refused" if REFUSED in codes else "done"

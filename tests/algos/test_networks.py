@@ -61,6 +61,19 @@ def test_only_wide_products_go_through_onednn(precision):
     assert torch.get_float32_matmul_precision() == precision
 
 
+def test_networks_compile_into_one_graph():
+    """Fails on anything that a compiler cannot trace, where speed=compile would run the rest piece by piece."""
+    torch.set_float32_matmul_precision("medium")
+    g = torch.Generator().manual_seed(0)
+    predictor, critic = NoisePredictor(3, 2, [8, 8], 5, g), TwinCritic(3, 2, [8, 8], "relu", g)
+
+    def loss(obs, x, t):
+        return critic(obs, predictor(obs, x, t)).sum()
+
+    batch = torch.randn(4, 3), torch.randn(4, 2), torch.arange(4)
+    torch.testing.assert_close(torch.compile(loss, backend="eager", fullgraph=True)(*batch), loss(*batch))
+
+
 @pytest.mark.parametrize("activation", PLAIN)
 @pytest.mark.parametrize("hidden", [[8, 8], []])
 @pytest.mark.parametrize(("ensemble", "out"), [(None, 3), (2, 1), (2, 3)])

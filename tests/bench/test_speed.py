@@ -27,7 +27,7 @@ SETTINGS = {"qsm": {"actor_decay_updates": 10, "grad_clip": 0.5}, "pg": {"epochs
 
 @pytest.fixture(autouse=True)
 def _plain_fp32():
-    """A graph's products are all taken at the precision of its replay, which on CUDA is always this one."""
+    """The tape's products are all taken at the precision in force at its replay; on CUDA it is always this one."""
     torch.set_float32_matmul_precision("highest")
 
 

@@ -689,9 +689,13 @@ def test_update_costs_come_from_the_set_up_with_most_tasks(tmp_path: Path, undra
         for label in ("qsm", "sac"):
             for seed in range(3):
                 synthetic.run(tmp_path / "two", env, label, seed, jobs=jobs)
-    summary, _ = write(tmp_path / "two")
+        for seed, other in enumerate((1, 8, 8)):
+            synthetic.run(tmp_path / "two", env, "td3", seed, jobs=other)
+    summary, text = write(tmp_path / "two")
     costs, told = answer.update_costs(summary)
-    assert told.endswith("on dmc/cheetah-run and dmc/walker-walk, under set-up B")
+    assert told.endswith("on dmc/cheetah-run and dmc/walker-walk, under set-up B (td3: under several)")
+    assert text.count(told) == 2  # in the answer and under its table
+    assert set(costs) == {"qsm", "sac"}
     for label in ("qsm", "sac"):
         own = [c["cost"]["ms_per_update"] for c in summary["cells"] if (c["label"], c["conditions"]) == (label, ["B"])]
         assert (len(own), costs[label]) == (2, pytest.approx(np.mean(own)))
