@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?= --algos qsm,dql,sac
+JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: run test test-slow timing-baseline results lint clean
@@ -11,7 +12,7 @@ run: $(VENV)/.installed
 	$(BIN)/python -m bench run $(ARGS)
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-test-slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
