@@ -246,7 +246,8 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     costs, measured = update_costs(summary)
     decidable = all(cell["n"] >= stats.MIN_SEEDS for cell in summary["cells"])
     ranked = [env for env in envs if decidable and env not in summary["mixed"]]
-    best = {env: next((label for label, _ in ranking(summary, env)), None) for env in ranked}
+    orders = {env: ranking(summary, env) for env in ranked}
+    best = {env: order[0][0] for env, order in orders.items() if len(order) > 1}
     rows = []
     for label in look:
         row = [Cell(label, color=look[label].color)]
@@ -262,7 +263,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
         rows.append(row)
     columns = ["algorithm", *(["IQM over tasks"] if several else []), *envs]
     columns += ["better than"] if several or len(envs) == 1 else []
-    bold = "Bold: the best mean of its column, which is not yet a win. " if ranked else ""
+    bold = "Bold: the best mean of its column, which is not yet a win. " if best else ""
     note = (
         "Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished "
         f"seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and "
