@@ -151,17 +151,24 @@ def _tuning(collection: Collection, look: dict[str, Look]) -> Table | Text:
     found = {label: algo["tuned"] for label, algo in algos.items() if isinstance(algo.get("tuned"), dict)}
     if not found:
         return Text("No configuration in this report came from a sweep.")
-    rows = [
-        [
-            label_cell(label, look), f"tuned with {tuned.get('trials', '?')} trials", large(tuned.get("env_steps")),
-            number(tuned.get("hours")), *(", ".join(map(str, tuned.get(key) or [NOTHING])) for key in ("envs", "seeds")),
-            str(tuned.get("sweep", NOTHING)),
-        ]
-        for label, tuned in found.items()
-    ]  # fmt: skip
+    rows = []
+    for label, last in found.items():
+        searches = _searches(last)
+        frames, hours = (sum(search.get(key) or 0 for search in searches) for key in ("env_steps", "hours"))
+        trials = " + ".join(str(search.get("trials", "?")) for search in searches)
+        used = ([str(value) for search in searches for value in search.get(key) or [NOTHING]] for key in ("envs", "seeds"))
+        names = ", then ".join(str(search.get("sweep", NOTHING)) for search in searches)
+        words = (", ".join(dict.fromkeys(values)) for values in used)
+        rows.append([label_cell(label, look), f"tuned with {trials} trials", large(frames), number(hours), *words, names])
     rest = [label for label in look if label not in found]
     columns = ["algorithm", "tuning", "frames", "hours", "tuned on", "tuning seeds", "sweep"]
     return Table(columns, rows, "Tuning budget", f"Not tuned here: {', '.join(rest)}." if rest else "")
+
+
+def _searches(last: dict[str, Any]) -> list[dict[str, Any]]:
+    """All searches behind a configuration, the first one first: a winner can have been tuned again."""
+    before = last.get("before")
+    return [*(_searches(before) if isinstance(before, dict) else []), last]
 
 
 def _versions(collection: Collection) -> Table:

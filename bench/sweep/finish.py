@@ -44,10 +44,13 @@ def budget(opened: Opened) -> dict[str, Any]:
 
 
 def tuned(asked: Plan, opened: Opened) -> dict[str, Any]:
-    """What the run configurations of the winner say about how its settings were found."""
+    """What the run configurations of the winner say about how its settings were found; `before`: the same of the search
+    that the algorithm came from, where it was a winner already."""
     found = budget(opened)
     where = {"envs": list(opened.asked.env_ids), "seeds": opened.asked.tuning_seeds, "trial": best(opened).number}
-    return {"sweep": asked.path.name, "sampler": opened.asked.sampler, **found, **where}
+    earlier = algo_values(opened.asked.variant.algo, asked.preset).get("tuned")
+    before = {} if earlier is None else {"before": earlier}
+    return {"sweep": asked.path.name, "sampler": opened.asked.sampler, **found, **where, **before}
 
 
 def winners(asked: Plan, opened: Opened, seeds: list[int]) -> list[Cell]:
