@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from bench.config import UsageError
 from bench.engines import Carrier
-from bench.engines.common import DISK_FULL
+from bench.engines.common import DISK_FULL, stop_requests
 from bench.grid import Cell
 from bench.rundir import Experiment, dump_json, replace_file
 from bench.sweep.status import ENDED
@@ -79,16 +79,18 @@ def carry(engine: Carrier, experiment: Experiment, indices: list[int], progress:
 
 
 def wait_for_release(paths: list[Path], claim: Claim) -> None:
-    """Runs of a lost trial end themselves with a checkpoint when their parent is gone; they are not started before that."""
+    """Runs of a lost trial end themselves with a checkpoint when their parent is gone; they are not started before that.
+    A signal ends the wait: the engine, which is told of it too, then starts none."""
     until = time.monotonic() + RELEASE
-    for path in paths:
-        while (path / "lock").exists() and time.monotonic() < until:
-            claim.beat()
-            try:
-                with locked(path / "lock", str(path)):
-                    break
-            except UsageError:
-                time.sleep(0.2)
+    with stop_requests() as stopping:
+        for path in paths:
+            while (path / "lock").exists() and time.monotonic() < until and not stopping:
+                claim.beat()
+                try:
+                    with locked(path / "lock", str(path)):
+                        break
+                except UsageError:
+                    time.sleep(0.2)
 
 
 def failure(experiment: Experiment, outcome: dict[int, str]) -> str:

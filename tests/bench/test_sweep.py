@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -21,10 +22,12 @@ from bench.engines import local
 from bench.engines.common import DISK_FULL, _tell, stop_requests
 from bench.options import parser
 from bench.sweep import command as command_module
+from bench.sweep import trial as trial_module
 from bench.sweep.plan import plan
 from bench.sweep.space import find, load
 from bench.sweep.status import SweepView
 from bench.sweep.storage import SAMPLERS, PerTrial
+from bench.worker import locked
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
 
@@ -255,6 +258,14 @@ def test_the_winner_is_a_configuration_whose_tuning_every_report_names(sweep, co
     assert {r.label for r in read([Path("runs/s")]).runs} == {"aim", "aim_tuned"}  # trials enter no comparison
     assert command("report", "runs/s", "runs/later", "--out", "out").code == 0
     assert "tuned with 3 trials" in Path("out/report.md").read_text()
+
+    assert sweep(PLANE, "--algos", "again=aim_tuned", "--trials", "2", "--confirm", "1", "--name", "t").code == 0
+    assert command("report", "runs/s", "runs/t/confirm", "--out", "out").code == 0
+    told = Path("out/report.md").read_text()
+    row = next(line for line in told.splitlines() if "tuned with 3 + 2 trials" in line)
+    frames = sum(yaml.safe_load(Path(f"runs/{name}/conf/algo/{label}_tuned.yaml").read_text())["tuned"]["env_steps"]
+                 for name, label in (("s", "aim"), ("t", "again")))  # fmt: skip
+    assert ("s, then t" in row, f"{frames:,}".replace(",", " ") in row.replace("\u202f", " ")) == (True, True)
 
 
 def test_several_algorithms_take_turns_with_equal_budgets(command, here, tmp_path):
@@ -494,6 +505,20 @@ def test_a_signal_at_the_end_of_a_trial_stops_the_sweep(sweep, monkeypatch, last
     assert (done.code, len(ran)) == (3, 2 if last else 1)
     assert ("stopped before the confirmation" if last else "unfinished (stopped): trials aim 1") in done.out
     assert not Path("runs/s/confirm").exists()
+
+
+def test_a_signal_ends_the_wait_for_the_runs_of_a_lost_trial(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_module, "RELEASE", 2.0)
+    beats = []
+
+    def beat():
+        beats.append(len(beats))
+        if len(beats) == 2:
+            _tell(signal.SIGTERM, None)
+
+    with locked(tmp_path / "lock", "a run"):
+        trial_module.wait_for_release([tmp_path, tmp_path], SimpleNamespace(beat=beat))
+    assert beats == [0, 1]
 
 
 def test_a_confirmation_that_failed_can_be_run_again(sweep, monkeypatch):
