@@ -216,8 +216,11 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
         told += f", on {listing(envs)}"
     if len(costs) > 1:
         told += f", under set-up {chosen}"
-    if several := sorted({cell["label"] for cell in summary["cells"] if cell["n"]} - labels):
-        told += f" ({listing(several)}: under several)"
+    rest = [cell for cell in summary["cells"] if cell["n"] and cell["label"] not in labels]
+    several = {cell["label"] for cell in rest if len(cell["conditions"]) > 1}
+    why = {"under several": several, "no times": {cell["label"] for cell in rest} - several}
+    if rest:
+        told += f" ({'; '.join(f'{listing(sorted(names))}: {text}' for text, names in why.items() if names)})"
     return {label: sum(timed[env] for env in envs) / len(envs) for label, timed in costs[chosen].items()}, told
 
 

@@ -691,9 +691,10 @@ def test_update_costs_come_from_the_set_up_with_most_tasks(tmp_path: Path, undra
                 synthetic.run(tmp_path / "two", env, label, seed, jobs=jobs)
         for seed, other in enumerate((1, 8, 8)):
             synthetic.run(tmp_path / "two", env, "td3", seed, jobs=other)
+            (synthetic.run(tmp_path / "two", env, "pg", seed, jobs=8) / "clock.jsonl").unlink()
     summary, text = write(tmp_path / "two")
     costs, told = answer.update_costs(summary)
-    assert told.endswith("on dmc/cheetah-run and dmc/walker-walk, under set-up B (td3: under several)")
+    assert told.endswith("on dmc/cheetah-run and dmc/walker-walk, under set-up B (td3: under several; pg: no times)")
     assert text.count(told) == 2  # in the answer and under its table
     assert set(costs) == {"qsm", "sac"}
     for label in ("qsm", "sac"):
