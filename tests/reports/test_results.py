@@ -16,13 +16,15 @@ from PIL import Image
 from scipy import stats
 
 import reports
+from bench.config import identity
+from bench.grid import plan
 from reports import archive, figures, load
 from reports.reproduction import shrink
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 TASKS = ("dmc/cartpole-swingup", "dmc/walker-walk")
-VARIANTS = {"m10": (10.0, 5), "m50": (50.0, 5), "m50_T20": (50.0, 20)}
+VARIANTS = {"qsm": (50.0, 5), "m10": (10.0, 5), "T20": (50.0, 20)}
 
 
 def script() -> ModuleType:
@@ -104,15 +106,34 @@ def test_the_tables_say_what_the_runs_say(remake: ModuleType, tmp_path: Path) ->
     weights = {(row["task"], row["M_q"], row["T"]): row for row in rows_of(text, "QSM's score weight")}
     assert len(weights) == 6
     long = weights[TASKS[0], "50", "20"]
-    gap = finals(variants, TASKS[0], "m50_T20").mean() - finals(variants, TASKS[0], "m50").mean()
+    gap = finals(variants, TASKS[0], "T20").mean() - finals(variants, TASKS[0], "qsm").mean()
     assert first(long["minus M_q = 50, T = 5"]) == pytest.approx(gap, rel=5e-3)
     poor = weights[TASKS[0], "10", "5"]
     assert (poor["seeds"], poor["on the bound"]) == ("1", "–")
     whole = weights[TASKS[1], "10", "5"]
-    gap = finals(variants, TASKS[1], "m10").mean() - finals(variants, TASKS[1], "m50").mean()
+    gap = finals(variants, TASKS[1], "m10").mean() - finals(variants, TASKS[1], "qsm").mean()
     assert first(whole["minus M_q = 50, T = 5"]) == pytest.approx(gap, rel=5e-3)
     bounds = [run.probes.on_bound[-1] for run in load.read([variants]).runs if (run.env, run.label) == (TASKS[1], "m10")]
     assert whole["on the bound"] == f"{100 * np.mean(bounds):.0f} %"
+
+
+def test_runs_of_both_grids_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those that are finished, and only those whose settings say that the same numbers would come out."""
+    monkeypatch.chdir(tmp_path)
+    first, other = ({cell.entry()["dir"]: cell.config for cell in plan(preset, None, None, None, [])[0]}
+                    for preset in ("dmc100k", "qsm100k"))  # fmt: skip
+    both = sorted(first.keys() & other.keys())
+    assert len(both) == 6
+    assert all(identity(first[place]) == identity(other[place]) for place in both)
+    for place in first:
+        run = Path("runs/dmc100k", place)
+        run.mkdir(parents=True)
+        if place != both[0]:
+            (run / "DONE").touch()
+    for _ in range(2):
+        script().take_over("dmc100k", "qsm100k")
+        found = sorted(str(path.parent.relative_to("runs/qsm100k")) for path in Path("runs/qsm100k").rglob("DONE"))
+        assert found == both[1:]
 
 
 def test_the_committed_headline_can_be_recomputed_from_every_episode() -> None:
