@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-SETTINGS = "key=value anywhere sets a key of conf/: steps=3000, algo.m_q=120, eval.candidates=8."
+SETTINGS = "key=value anywhere sets a key of a run (conf/ but for grid): steps=3000, algo.m_q=120, eval.candidates=8."
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,14 +127,15 @@ def how(sub: argparse.ArgumentParser) -> None:
 def sweep_options(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(seeds="3", jobs=None)
     sub.add_argument("--trials", type=int, help="trials per algorithm (default: 50; the whole grid with --sampler grid)")
-    sub.add_argument("--sweep", help="search space, for one algorithm (default: conf/sweep/<algorithm>.yaml)")
+    sub.add_argument("--sweep", help="search space, for one algorithm (default: conf/sweep/<agent>.yaml)")
     sub.add_argument("--sampler", default="tpe", help="tpe (default) | random | cmaes | grid")
     sub.add_argument("--pruner", help="median | hyperband | none (default: what the search space says)")
     sub.add_argument("--confirm", type=int, default=5, help="fresh seeds for the winner and the defaults (default: 5)")
     sub.add_argument("--storage", help="postgresql://user@host/db, or any address of Optuna (default: a file in the sweep)")
     sub.add_argument("--as-worker", type=int, metavar="PARENT", help=argparse.SUPPRESS)
     sub.epilog = (
-        f"{SETTINGS} Here --seeds is the number of tuning seeds, and --jobs counts trials, whose runs go side by side. "
+        f"{SETTINGS} Here --seeds is the number of tuning seeds (default: 3), and --jobs counts trials, "
+        "whose runs go side by side (default: cores / runs of a trial). "
         "The same command elsewhere (same --root and --name, or same --storage) works on the same sweep."
     )
 

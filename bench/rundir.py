@@ -1,4 +1,4 @@
-"""How an experiment and a run lie on disk: the only code that knows.
+"""How an experiment and a run lie on disk: their layout and their marks.
 
     <root>/<name>/experiment.json                      what the grid asked for, cell by cell
     <root>/<name>/<env, "/" as "_">/<label>/seed_<k>/  one run; docs/run_directory.md says what each file holds

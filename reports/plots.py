@@ -260,7 +260,8 @@ def phases(summary: Row) -> Figure | None:
 
 
 def steps_of_denoising(timing: list[Row], labels: list[str]) -> Figure | None:
-    """Time of the actor's phase, of a whole update and of an action against T; without a chain as level lines."""
+    """Time of the actor's phase, of a whole update and of an action against T; without a chain as level lines. None where
+    no algorithm was timed at two T."""
     look = looks([*labels, *sorted({str(row.get("algo")) for row in timing} - set(labels))])
     panels = []
     for name, title in (("actor", "actor update"), ("update", "whole update"), ("act", "one action")):
@@ -276,7 +277,7 @@ def steps_of_denoising(timing: list[Row], labels: list[str]) -> Figure | None:
                 drawn.append(Series(label, (x, y), (x, y - spread / 2, y + spread / 2), [(x, y)]))
             else:
                 levels.append(Series(label, (np.zeros(1), np.array([rows[0]["median_ms"]]))))
-        if drawn:
+        if any(len(x) > 1 for x, _ in (series.mean for series in drawn)):
             panels.append(Panel(title, "denoising steps T", "ms" if not panels else "", drawn, levels=levels))
     if not panels:
         return None

@@ -142,7 +142,7 @@ def plan(args: Any) -> Plan:
     check_overrides(parsed, [available_keys(args.preset, v.algo, family) for v in variants for family in families])
     refuse_winners_labels({v.label for v in variants})
     if args.sweep and len(variants) > 1:
-        raise UsageError("--sweep is for one algorithm; several take their search spaces from conf/sweep/<algorithm>.yaml")
+        raise UsageError("--sweep is for one algorithm; several take their search spaces from conf/sweep/<agent>.yaml")
     fixed = {override.key.removeprefix("algo.") for override in parsed if override.key.startswith("algo.")}
     studies = tuple(study(args, variant, env_ids, fixed) for variant in variants)
     if len({s.trials for s in studies}) > 1:

@@ -166,3 +166,5 @@ def test_a_real_run_writes_what_the_report_reads(tmp_path):
     assert all(update[key] == counted[key] for key in ("flops", "bytes", "operations"))
     figure = reports.plots.steps_of_denoising([r | {"machine": "m"} for r in content["results"]], ["qsm"])
     assert figure is not None
+    alone = [r | {"machine": "m"} for r in content["results"] if r["T"] == 2]
+    assert reports.plots.steps_of_denoising(alone, ["qsm"]) is None
