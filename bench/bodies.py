@@ -70,11 +70,12 @@ def benchmarks(
     set_matmul("auto", device)
     out = {}
     for label, values in variants(algos, T, batch, width):
+        hidden = values.get("actor_hidden") or []
         cls, config = registry.agent_class(values["agent"]), agent_config(values)
         agent = cls(spec_of(cls), config, torch.Generator().manual_seed(0), device)
         about = {
-            "algo": label.partition("[")[0], "batch": agent.data.batch_size, "width": first(values.get("actor_hidden")),
-            "T": values.get("T"), "device": device, "mode": mode,
+            "algo": label.partition("[")[0], "batch": agent.data.batch_size, "width": hidden[0] if hidden else None,
+            "depth": len(hidden) or None, "T": values.get("T"), "device": device, "mode": mode,
         }  # fmt: skip
         for what, kind, run, per_call in bodies(agent, phase_runner(agent, mode)):
             out[f"{label}/{what}"] = Body(synchronised(run, device), per_call, {**about, "name": what, "kind": kind})
@@ -84,10 +85,6 @@ def benchmarks(
 def spec_of(cls: type[Agent]) -> EnvSpec:
     """The environment of an agent's bodies: SPEC, unless its class names a home of another kind."""
     return SPEC if cls.home == Agent.home else envs.make(cls.home, 0)[1]
-
-
-def first(widths) -> int | None:
-    return widths[0] if widths else None
 
 
 def variants(algos: str | None, T, batch, width) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -178,17 +178,15 @@ def _cost(summary: Row) -> list[str]:
         return []
     fastest = min(costs, key=costs.get)
     rest = sorted((label for label in costs if label != fastest), key=costs.get)
-    told = listing(
-        [f"{number(costs[label])} ms ({label}, {costs[label] / costs[fastest]:.1f} times)" for label in rest]
-    )
-    return [f"An update costs {number(costs[fastest])} ms with {fastest}, {told}, {measured}."]
+    others = [f"{number(costs[label])} ms ({label}, {costs[label] / costs[fastest]:.1f} times)" for label in rest]
+    return [f"An update costs {listing([f'{number(costs[fastest])} ms with {fastest}', *others])}, {measured}."]
 
 
 def update_costs(summary: Row) -> tuple[dict[str, float], str]:
     """Milliseconds per update of each label, and how they were measured.
 
-    From the timings of a quiet core where these have every label with its own number of denoising steps, and all with the
-    batch, width, device and mode of the runs. Otherwise from the runs, mean over the environments that all of them were
+    From timings made apart where these have every label with its own number of denoising steps, and all with the
+    batch, networks, device and mode of the runs. Otherwise from the runs, mean over the environments that all of them were
     timed on under one set-up, the one with the most of these; {} where there is none.
     """
     chains = {cell["label"]: cell["T"] for cell in summary["cells"]}
@@ -199,7 +197,8 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
         sized = {key: rows[0].get(key) for key in SIZED}
         if all(_fits(cell["sized"], sized) for cell in summary["cells"] if cell["sized"]):
             told = ", ".join(f"{key} {sized[key]}" for key in SIZED if sized[key])
-            return timed, f"as timed on a quiet core by `python -m bench timing` ({told})"
+            how = "on a quiet core" if rows[0]["clock"] == "wall" else "in processor time, on a core that others used,"
+            return timed, f"as timed {how} by `python -m bench timing` ({told})"
     costs: dict[str, dict[str, dict[str, float]]] = {name: {} for name in sorted(set_ups(summary))}
     for cell in summary["cells"]:
         if cell["cost"].get("ms_per_update") and len(cell["conditions"]) == 1:
@@ -225,16 +224,16 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
 
 
 def _fits(run: Row, timed: Row) -> bool:
-    """Whether runs have the batch (where they have one), width, device and mode of timings."""
+    """Whether runs have the batch (where they have one), networks, device and mode of timings."""
     return run["batch"] in (None, timed["batch"]) and all(run[key] == timed[key] for key in SIZED if key != "batch")
 
 
 def main_timings(timing: list[Row], name: str) -> list[Row]:
-    """The timings of one thing under the set-up (machine, device, mode, batch, width) that most of them share."""
+    """The timings of one thing under the set-up (machine, clock, device, mode, batch, networks) that most of them share."""
     rows = [row for row in timing if row["name"] == name and row.get("median_ms") is not None]
 
     def setup(row: Row) -> tuple:
-        return tuple(str(row.get(key)) for key in ("machine", "device", "mode", "batch", "width"))
+        return tuple(str(row.get(key)) for key in ("machine", "clock", *SIZED))
 
     counts = Counter(map(setup, rows))
     chosen = max(sorted(counts), key=lambda key: counts[key], default=None)

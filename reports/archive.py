@@ -105,7 +105,7 @@ def slim(record: Record) -> Record:
     }
     return record | {
         "progress": {key: record["progress"][key] for key in OF_PROGRESS if key in record["progress"]},
-        "clock": _around(record["clock"], steps),
+        "clock": around(record["clock"], steps),
         "metrics": list(_drawn(record["metrics"])),
         "probes": kept,
         "sessions": [{key: value for key, value in session.items() if key not in OF_PLACE} for session in record["sessions"]],
@@ -133,8 +133,9 @@ def _checked(content: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
     return content
 
 
-def _around(rows: list[dict[str, Any]], steps: list[float]) -> list[dict[str, Any]]:
-    """The lines at the given steps, or on both sides of one where there is none; and the last, which has the totals."""
+def around(rows: list[dict[str, Any]], steps: list[float]) -> list[dict[str, Any]]:
+    """The lines at the given steps, or on both sides of one where there is none; and the last, which has the totals. Twice is
+    as once."""
     at = np.array([row["env_step"] for row in rows], dtype=float)
     if not len(at):
         return []

@@ -138,8 +138,10 @@ class Run:
     def sized(self) -> dict[str, Any]:
         """What the cost of an update depends on beside the algorithm, as `bench timing` names it; None: no single number."""
         algo = self.config.get("algo") or {}
-        hidden = {size for key in ("actor_hidden", "critic_hidden") for size in algo.get(key) or []}
-        chosen = {"batch": algo.get("batch_size"), "width": hidden.pop() if len(hidden) == 1 else None}
+        hidden = [algo[key] for key in ("actor_hidden", "critic_hidden") if algo.get(key)]
+        widths, depths = {size for sizes in hidden for size in sizes}, {len(sizes) for sizes in hidden}
+        width, depth = (found.pop() if len(found) == 1 else None for found in (widths, depths))
+        chosen = {"batch": algo.get("batch_size"), "width": width, "depth": depth}
         return chosen | {"device": self.config.get("device", "cpu"), "mode": self.config.get("speed", "eager")}
 
     @property
@@ -224,7 +226,7 @@ def _evals(rows: list[dict[str, Any]], name: str, notes: list[str]) -> Curve:
     for row in rows:
         episodes = row.get("returns") if name == "return" else (row.get("scores") or {}).get(name)
         try:
-            values.append(sum(episodes) / len(episodes))
+            values.append(sum(np.nan if value is None else value for value in episodes) / len(episodes))  # NaN is null in JSON
             kept.append(row)
         except (TypeError, ZeroDivisionError):
             notes.append(f"evals.jsonl: no {name} at env_step {row['env_step']}")
@@ -296,7 +298,7 @@ def run_of(record: Record, path: Path, experiment: str) -> Run:
         evals=_evals(record["evals"], score.name, notes),
         others=_others(record["evals"], score),
         metrics=_metrics(record["metrics"]),
-        clock=_clock(record["clock"]),
+        clock=_clock(archive.around(record["clock"], [row["env_step"] for row in record["evals"]])),  # as archives have it
         sessions=record["sessions"],
         cost=record["cost"],
         probes=record["probes"],

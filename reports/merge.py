@@ -21,7 +21,18 @@ def merge(collection: Collection, *, allow_mixed: bool = False) -> Collection:
     _refuse_mixed(collection, allow_mixed)
     _separate_variants(collection)
     _refuse_twice(collection.runs)
+    _fill(collection)
     return collection
+
+
+def _fill(collection: Collection) -> None:
+    """Drops the missing cells whose run lies in another experiment, and all but one of those that several lack: a grid may
+    have been worked on in several places."""
+    known = {(run.env, run.label, run.seed) for run in collection.runs}
+    first = {}
+    for cell in collection.missing:
+        first.setdefault((cell.env, cell.label, cell.seed), cell)
+    collection.missing = [cell for key, cell in first.items() if key not in known]
 
 
 def _refuse_mixed(collection: Collection, allow_mixed: bool) -> None:

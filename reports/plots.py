@@ -200,12 +200,17 @@ def _efficiency(collection: Collection, rows: list[Row], summary: Row, look: dic
             runs = [run for run in collection.runs if (run.env, run.label) == (env, label)]
             runs = [run for run in runs if (env, label, run.seed) in scored]
             if runs:
-                values = [np.interp(share * run.whole(budgets[env]), run.evals.step, run.evals.value) for run in runs]
-                curves.append(runs[0].score.normalise(np.array(values)))
+                curves.append(runs[0].score.normalise(np.array([_within(run, budgets[env], share) for run in runs])))
         if curves:
             value, low, high = stats.iqm_curve(curves)
             drawn.append(Series(label, (share, value), None if low is None else (share, low, high)))
     return Panel("sample efficiency", "share of frames", "IQM", drawn, xticks=lambda value: f"{100 * value:.0f} %")
+
+
+def _within(run: Run, budget: int, share: np.ndarray) -> np.ndarray:
+    """Values at the given shares of a budget in frames, from the evaluations within it, as the tables have them."""
+    kept = run.evals.step <= run.whole(budget)
+    return np.interp(share * run.whole(budget), run.evals.step[kept], run.evals.value[kept])
 
 
 def improvement(summary: Row, look: dict[str, Look], env: str | None) -> Figure:

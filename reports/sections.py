@@ -182,7 +182,8 @@ def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:
             key = reach_key(threshold)
             seconds = _reached(cell[f"seconds_to_{key}"], number)
             beside = f"set-up {cell['conditions'][0]}" if several and seconds != NOTHING else ""
-            row += [f"{cell[f'reached_{key}']} of {cell['n']}" if cell["n"] else NOTHING]
+            reached = cell[f"reached_{key}"]
+            row += [NOTHING if reached is None else f"{reached} of {cell['n']}"]
             row += [_reached(cell[f"frames_to_{key}"], large), Cell(seconds, beside)]
         rows.append(row)
     columns = ["environment", "algorithm"]
@@ -436,7 +437,7 @@ def _timing_table(timing: list[Row]) -> Details:
             str(row.get("name", "")),
             *(
                 str(row.get(key) if row.get(key) is not None else NOTHING)
-                for key in ("batch", "width", "T", "device", "mode")
+                for key in ("batch", "width", "depth", "T", "device", "mode")
             ),
             number(row.get("median_ms")),
             number(row.get("iqr_ms")),
@@ -450,6 +451,7 @@ def _timing_table(timing: list[Row]) -> Details:
         "what",
         "batch",
         "width",
+        "depth",
         "T",
         "device",
         "mode",
@@ -458,7 +460,9 @@ def _timing_table(timing: list[Row]) -> Details:
         "FLOPs",
         "machine",
     ]
-    return Details("Timings on a quiet core (python -m bench timing)", [Table(columns, rows)])
+    busy = any(row["clock"] == "processor" for row in timing)
+    note = "Processor time where there is no interquartile range: others used the core." if busy else ""
+    return Details("Timings (python -m bench timing)", [Table(columns, rows, note=note)])
 
 
 def behaviour(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +16,7 @@ from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Curve, Missing, R
 
 THRESHOLDS = (0.5, 0.8)  # of the normalised score
 COLUMNS = ("final", "best", "auc")
-SIZED = ("batch", "width", "device", "mode")
+SIZED = ("batch", "width", "depth", "device", "mode")
 Row = dict[str, Any]
 
 
@@ -126,7 +125,8 @@ def _scores(run: Run, budget: int, tolerance: int) -> Row:
     for threshold in THRESHOLDS:
         key, height = reach_key(threshold), run.score.normalise(value)
         reach[f"frames_to_{key}"] = stats.first_reach(step, height, threshold)
-        reach[f"seconds_to_{key}"] = stats.first_reach(seconds, height, threshold)
+        if np.isfinite(seconds).all():
+            reach[f"seconds_to_{key}"] = stats.first_reach(seconds, height, threshold)
     named = {f"{name}_normalised": float(number) for name, number in zip(raw, normalised, strict=True)}
     return {"scored": True, "evaluations": len(value), "untrained": float(value[0]), **raw, **named, **reach}
 
@@ -160,17 +160,15 @@ def _clock_columns(run: Run) -> Row:
 
 def _equal_time(rows: list[Row], runs: list[Run]) -> None:
     """Adds the value at the active time that all scored runs of an environment reached, if all were timed alike; those of
-    several set-ups have no time to be asked at."""
-    timed = [(row, run) for row, run in zip(rows, runs, strict=True) if row["scored"] and row["condition"]]
+    several set-ups, or without a clock, have no time to be asked at."""
+    timed = [(row, run, run.clock.at(run.evals.step)) for row, run in zip(rows, runs, strict=True)
+             if row["scored"] and row["condition"]]  # fmt: skip
     for env in {row["env"] for row in rows}:
-        pairs = [(row, run) for row, run in timed if row["env"] == env]
-        if len({row["condition"] for row, _ in pairs}) != 1:
+        found = [(row, run, times) for row, run, times in timed if row["env"] == env and np.isfinite(times).all()]
+        if len({row["condition"] for row, *_ in found}) != 1:
             continue
-        seconds = [run.clock.at(run.evals.step) for _, run in pairs]
-        shared = min(times[-1] if len(times) else math.nan for times in seconds)
-        if not math.isfinite(shared):
-            continue
-        for (row, run), times in zip(pairs, seconds, strict=True):
+        shared = min(times[-1] for _, _, times in found)
+        for row, run, times in found:
             row["equal_time_s"] = float(shared)
             row["at_equal_time"] = float(np.interp(shared, times, run.evals.value))
 
@@ -245,10 +243,11 @@ def _cell(rows: list[Row]) -> Row:
     cell["others"] = {key.removeprefix("final: "): estimate(stats.mean_estimate(_values(scored, key))) for key in others}
     for threshold in THRESHOLDS:
         key = reach_key(threshold)
-        cell[f"reached_{key}"] = int(np.isfinite(_values(scored, f"frames_to_{key}")).sum())
+        asked = _values(scored, f"frames_to_{key}")  # none where the score has no range to place the threshold in
+        cell[f"reached_{key}"] = int(np.isfinite(asked).sum()) if len(asked) else None
         for unit in ("frames", "seconds"):
             values = _values(scored, f"{unit}_to_{key}")
-            known = len(values) and (unit == "frames" or (timed and len(cell["conditions"]) == 1))
+            known = 0 < len(values) == len(scored) and (unit == "frames" or (timed and len(cell["conditions"]) == 1))
             cell[f"{unit}_to_{key}"] = float(np.median(values)) if known else None
     cost = _cost(rows)
     updates = _values([row for row in rows if row["state"] == "done" and row["condition"]], "ms_per_update")

@@ -29,11 +29,11 @@ def write(sweep: Path, out: Path | None = None, *, allow_mixed: bool = False) ->
     content = _read(Path(sweep))
     studies: dict[str, Record] = content["studies"]
     look = looks(list(studies))
-    rows, mixed = _confirmed(Path(sweep), allow_mixed)
+    rows, mixed, outdated = _confirmed(Path(sweep), studies, allow_mixed)
     alike = [row for row in rows if row["env"] not in mixed]
     gains = {label: gain(label, alike) for label in studies}
     parts = [
-        _answer(content, gains, mixed, look),
+        _answer(content, gains, mixed, outdated, look),
         _search(studies, look),
         _parameters(studies, look),
         _best(studies),
@@ -60,12 +60,22 @@ def _read(sweep: Path) -> Record:
     return content
 
 
-def _confirmed(sweep: Path, allow_mixed: bool) -> tuple[list[Row], dict[str, str]]:
-    """One row for each run of the confirmation, none where there was none; and task -> in what its runs differ."""
+def _confirmed(
+    sweep: Path, studies: dict[str, Record], allow_mixed: bool
+) -> tuple[list[Row], dict[str, str], dict[str, int]]:
+    """One row for each run of the confirmation, none where there was none; task -> in what its runs differ; and label -> the
+    trial that was confirmed where another has won since, whose runs are not among the rows."""
     if not any((sweep / "confirm").glob("*/*/seed_*/config.yaml")):
-        return [], {}
-    collection = merge(read([sweep / "confirm"]), allow_mixed=allow_mixed)
-    return summary.per_seed(collection), collection.mixed
+        return [], {}, {}
+    collection, outdated = read([sweep / "confirm"]), {}
+    winners = {label + TUNED: (label, study["best"]) for label, study in studies.items()}
+    for run in collection.runs:
+        label, best = winners.get(run.label, (None, None))
+        if label is not None and (trial := (run.config["algo"].get("tuned") or {}).get("trial")) != best:
+            outdated[label] = trial
+    collection.runs = [run for run in collection.runs if winners.get(run.label, (None,))[0] not in outdated]
+    merge(collection, allow_mixed=allow_mixed)
+    return summary.per_seed(collection), collection.mixed, outdated
 
 
 def gain(label: str, rows: list[Row]) -> Row | None:
@@ -119,8 +129,14 @@ def _subtitle(content: Record) -> str:
 # -- sections ----------------------------------------------------------------------------------------------------------
 
 
-def _answer(content: Record, gains: dict[str, Row | None], mixed: dict[str, str], look: dict[str, Look]) -> Section:
+def _answer(
+    content: Record, gains: dict[str, Row | None], mixed: dict[str, str], outdated: dict[str, int], look: dict[str, Look]
+) -> Section:
     blocks: list[Any] = [Text(" ".join(_verdict(label, found) for label, found in gains.items()), "lead")]
+    for label, trial in outdated.items():
+        best = content["studies"][label]["best"]
+        text = f"{label}: trial {trial}, which led before, was confirmed, trial {best} was not; repeat the command to do it."
+        blocks.append(Text(text, "notice"))
     blocks += [Text(text, "notice") for text in _cautions(content, gains)]
     blocks += [Text(f"Tuned and default are not compared on {env}: {what}.", "notice") for env, what in mixed.items()]
     rows = []

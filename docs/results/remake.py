@@ -150,6 +150,8 @@ def saturation(summary: Row) -> Rows:
         env, label = cell["env"], cell["label"]
         own = [run for run in collection.runs if (run.env, run.label) == (env, label)]
         bound = [100 * run.probes.on_bound[-1] for run in own if run.state == "done" and run.probes]
+        if not own:  # not run yet
+            continue
         settings, share = own[0].config["algo"], f"{np.mean(bound):.0f} %" if bound else NOTHING
         here, there = (numbers.scores(seeds, name, [env], "final") for name in (label, "qsm"))
         gap = numbers.estimate(stats.difference(here, there)) if here and there and label != "qsm" else None

@@ -222,8 +222,13 @@ def test_raising_trials_continues_and_a_new_winner_is_confirmed_anew(sweep):
     first = sweep(PLANE, "--trials", "3", "--confirm", "2")
     before = outcome(recorded())
     winner = recorded()["best"]
+    ahead = sweep(PLANE, "--trials", "12", "--confirm", "0")
+    told = Path("runs/s/report/report.md").read_text()
+    assert f"aim: trial {winner}, which led before, was confirmed, trial {recorded()['best']} was not" in told
+    assert "Whether tuning helps **aim** is not known" in told
     more = sweep(PLANE, "--trials", "12", "--confirm", "2")
-    assert (first.code, more.code) == (0, 0), more
+    assert (first.code, ahead.code, more.code) == (0, 0, 0), more
+    assert "which led before" not in Path("runs/s/report/report.md").read_text()
     assert outcome(recorded())[:3] == before
     assert len(recorded()["trials"]) == 12
     assert recorded()["best"] != winner

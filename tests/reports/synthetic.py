@@ -156,6 +156,7 @@ def timing(path: Path, labels: tuple[str, ...] = ("qsm", "dql", "sac")) -> Path:
                     "kind": name,
                     "batch": 256,
                     "width": 256,
+                    "depth": 2,
                     "T": chain,
                     "device": "cpu",
                 }

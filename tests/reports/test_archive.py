@@ -37,6 +37,8 @@ def test_an_archive_gives_the_report_of_its_directories(tmp_path: Path, undrawn:
     clock = cell(root, "qsm", 0) / "clock.jsonl"
     rows = [json.loads(line) for line in clock.read_text().splitlines()]
     synthetic.write_lines(clock, [row for row in rows if row["env_step"] % 4000])
+    evals = cell(root, "dql", 0) / "evals.jsonl"
+    evals.write_text(evals.read_text().replace('"returns": [', '"returns": [NaN, ', 1))
     torn = cell(root, "sac", 0) / "metrics.jsonl"
     torn.write_text(torn.read_text() + '{"env_step": 64001, "critic_l')
     file = tmp_path / "study.jsonl"
@@ -48,6 +50,21 @@ def test_an_archive_gives_the_report_of_its_directories(tmp_path: Path, undrawn:
     before = file.read_bytes()
     archive.write(load.find([file]), file)
     assert file.read_bytes() == before
+
+
+def test_other_work_that_came_and_went_between_evaluations_is_left_out_alike(tmp_path: Path, undrawn: None) -> None:
+    root = synthetic.experiment(tmp_path / "busy", labels=("qsm", "sac"), seeds=3)
+    generator = np.random.default_rng(0)
+    for seed in range(3):
+        path = cell(root, "sac", seed) / "clock.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        waited = np.cumsum(generator.exponential(size=len(rows)) * generator.integers(2, size=len(rows)))
+        rows = [row | {key: row[key] + lost for key in ("active", "total")} for row, lost in zip(rows, waited, strict=True)]
+        synthetic.write_lines(path, rows)
+    archive.write(load.find([root]), tmp_path / "busy.jsonl")
+    written = files([tmp_path / "busy.jsonl"], tmp_path / "a")
+    assert written == files([root], tmp_path / "b")
+    assert json.loads(written["summary.json"])["clock"] == "processor"
 
 
 def test_an_archive_names_no_machine(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -380,17 +381,36 @@ def test_the_cost_of_an_update_comes_from_the_timings_where_they_fit(study: Path
     text = (study / "report" / "report.md").read_text()
     assert (
         "An update costs 3.50 ms with sac, 6.50 ms (qsm, 1.9 times) and 6.50 ms (dql, 1.9 times), as timed on a quiet core "
-        "by `python -m bench timing` (batch 256, width 256, device cpu, mode eager)." in text
+        "by `python -m bench timing` (batch 256, width 256, depth 2, device cpu, mode eager)." in text
     )
 
 
-@pytest.mark.parametrize(("old", "new"), [('"batch_size": 256', '"batch_size": 4096'), ('"critic_hidden": [256', '"x": [512')])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"batch_size": 256', '"batch_size": 4096'),
+        ('"critic_hidden": [256', '"critic_hidden": [512'),
+        ('_hidden": [256', '_hidden": [256, 256'),
+    ],
+)
 def test_timings_of_other_sizes_are_not_those_of_these_runs(tmp_path: Path, undrawn: None, old: str, new: str) -> None:
     root = synthetic.experiment(tmp_path / "large", labels=("qsm", "sac"), seeds=1, evaluations=3)
     synthetic.timing(root / "timing.json")
     assert "as timed on a quiet core" in write(root)[1]
-    edit(root, old, new.replace("x", "critic_hidden"))
+    edit(root, old, new)
     assert "as measured during these runs" in write(root)[1]
+
+
+def test_timings_of_a_core_that_others_used_are_its_processor_time(tmp_path: Path, undrawn: None) -> None:
+    root = synthetic.experiment(tmp_path / "busy", labels=("qsm", "sac"), seeds=1, evaluations=3)
+    content = json.loads(synthetic.timing(root / "timing.json").read_text())
+    content["machine"]["busy"] = 2.0
+    for row in content["results"]:
+        row["cpu_ms"] = row["median_ms"] / 2
+    synthetic.write_json(root / "timing.json", content)
+    _, text = write(root)
+    assert "An update costs 1.75 ms with sac and 3.25 ms (qsm, 1.9 times), as timed in processor time, on a core" in text
+    assert "quiet core" not in text
 
 
 def test_same_input_same_bytes(quick: Path, tmp_path: Path) -> None:
@@ -610,6 +630,39 @@ def test_a_missing_cell_keeps_its_task_out_of_the_aggregates(tmp_path: Path, und
     assert summary["aggregates"]["labels"]["sac"]["tasks"] == 2
     assert any(line.startswith("| sac | ") and "**2 of 3 tasks**" in line for line in text.splitlines())
     assert "Over all tasks sac (2 of 3 tasks) cannot be ranked" in text
+
+
+def test_a_grid_that_was_made_in_two_places_lacks_nothing(tmp_path: Path, undrawn: None) -> None:
+    """Each place knows the whole grid and has half of the seeds; a cell that both lack is one cell."""
+    for place, absent in (("here", (2, 3, 4)), ("there", (0, 1, 4))):
+        synthetic.experiment(tmp_path / place, labels=("qsm", "sac"), seeds=5, evaluations=3)
+        for label, seed in itertools.product(("qsm", "sac"), absent):
+            synthetic.drop(synthetic.run_dir(tmp_path / place, "dmc/cartpole-swingup", label, seed))
+    summary, _ = write(tmp_path / "here", tmp_path / "there")
+    assert summary["states"] == {"done": 8, "missing": 2}
+    assert [(cell["n"], cell["asked"]) for cell in summary["cells"]] == [(4, 5), (4, 5)]
+
+
+def test_what_has_no_scale_or_no_clock_is_not_told(tmp_path: Path, undrawn: None) -> None:
+    """Without a top of the range nobody reached a share of it, nor failed to; a run without a clock has no time of its own,
+    and takes none from others, wherever it stands."""
+    score = {"name": "return", "direction": "max", "low": 25.0, "high": None}
+    synthetic.experiment(tmp_path / "open", labels=("qsm", "sac"), seeds=3, evaluations=3, score=score)
+    summary, text = write(tmp_path / "open")
+    assert [cell["reached_50"] for cell in summary["cells"]] == [None, None]
+    assert "0 of 3" not in text
+    for place, (label, seed) in enumerate((("qsm", 0), ("sac", 1))):
+        root = synthetic.experiment(tmp_path / str(place), labels=("qsm", "sac"), seeds=3)
+        (synthetic.run_dir(root, "dmc/cartpole-swingup", label, seed) / "clock.jsonl").unlink()
+        cells = {cell["label"]: cell for cell in write(root)[0]["cells"]}
+        rows = rows_of(root / "report")
+        assert "nan" not in (root / "report" / "per_seed.csv").read_text()
+        (alone,) = (row for row in rows if (row["label"], row["seed"]) == (label, str(seed)))
+        assert alone["at_equal_time"] == alone["seconds_to_50"] == ""
+        assert len({row["equal_time_s"] for row in rows if row is not alone}) == 1
+        timed = {name: [cells[name][key] for key in ("at_equal_time", "seconds_to_50")] for name in cells}
+        assert timed.pop(label) == [None, None]
+        assert all(value is not None for found in timed.values() for value in found)
 
 
 def test_figures_mark_an_aggregate_over_fewer_tasks(tmp_path: Path) -> None:
@@ -842,6 +895,19 @@ def test_runs_are_compared_at_the_shortest_budget(tmp_path: Path, undrawn: None)
     rows = rows_of(tmp_path / "b" / "report")
     assert column(rows, "dmc/walker-walk", "long", "final") == pytest.approx(450)
     assert column(rows, "dmc/walker-walk", "short", "final") == pytest.approx(900)
+
+
+def test_a_curve_ends_where_the_tables_say(tmp_path: Path, undrawn: None) -> None:
+    """Fails if it is drawn on to an evaluation beyond the frames that are compared."""
+    rising = np.array([25.0, 100, 200, 900, 950, 1000])[:, None]
+    for env in ("dmc/walker-walk", "dmc/cheetah-run"):
+        synthetic.run(tmp_path / "b", env, "long", 0, steps=80_000, evaluations=6, returns=rising)
+        synthetic.run(tmp_path / "b", env, "short", 0, steps=40_000, evaluations=5)
+    summary, _ = write(tmp_path / "b")
+    collection = load.read([tmp_path / "b"])
+    panel = plots._efficiency(collection, numbers.per_seed(collection), summary, {"long": None, "short": None})
+    for line in panel.series:
+        assert line.mean[1][-1] == pytest.approx(summary["aggregates"]["labels"][line.label]["final"]["iqm"]["value"])
 
 
 def test_training_that_ends_above_its_budget_is_scored_at_its_end(tmp_path: Path, undrawn: None) -> None:

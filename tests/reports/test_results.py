@@ -43,7 +43,7 @@ def remake(tmp_path: Path, undrawn: None) -> ModuleType:
     size = {"seeds": 3, "steps": 100_000, "evaluations": 3}
     grids = {
         "dmc100k": (("qsm", "sac", "td3"), (*TASKS, "dmc/cheetah-run", "dmc/finger-spin")),
-        "qsm100k": (tuple(VARIANTS), TASKS),
+        "qsm100k": ((*VARIANTS, "later"), TASKS),
     }
     for preset, (labels, envs) in grids.items():
         root = synthetic.experiment(tmp_path / preset, labels=labels, envs=envs, **size)
@@ -63,6 +63,9 @@ def remake(tmp_path: Path, undrawn: None) -> ModuleType:
     asked.write_text(json.dumps(content))
     for cell in later:
         shutil.rmtree(tmp_path / "dmc100k" / cell["dir"])
+    for env in TASKS:
+        for seed in range(3):
+            synthetic.drop(synthetic.run_dir(tmp_path / "qsm100k", env, "later", seed))
     for preset in grids:
         archive.write(load.find([tmp_path / preset]), module.HERE / f"{preset}.jsonl")
         reports.write([module.HERE / f"{preset}.jsonl"], module.HERE / preset, allow_partial=True)

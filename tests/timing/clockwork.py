@@ -21,7 +21,8 @@ def benchmarks(algos=None, **settings):
         turns = itertools.cycle(milliseconds if isinstance(milliseconds, list) else [milliseconds])
         def run():
             now[0] += next(turns) / 1e3
-        about = {"algo": "a", "name": name, "kind": name, "batch": 1, "width": 1, "T": None, "device": "cpu", "mode": "eager"}
+        about = {"algo": "a", "name": name, "kind": name, "batch": 1, "width": 1, "depth": 1, "T": None}
+        about |= {"device": "cpu", "mode": "eager"}
         return SimpleNamespace(run=run, per_call=tree.PER_CALL, about=about | tree.ABOUT.get(name, {}))
     return {name: body(name, ms) for name, ms in tree.COSTS.items()}
 

@@ -45,7 +45,7 @@ def bodies(build, label: str, delays: dict[str, int], batch: int, width: int) ->
 
             about = {
                 "algo": f"{algo}@{label}", "name": what, "kind": "peer", "against": algo, "batch": batch, "width": width,
-                "T": None, "device": "cpu", "mode": "as shipped",
+                "depth": 2, "T": None, "device": "cpu", "mode": "as shipped",
             }  # fmt: skip
             out[f"{algo}@{label}/{what}"] = Body(run, delay, about)
     return out

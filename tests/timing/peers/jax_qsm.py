@@ -202,7 +202,7 @@ def benchmarks(batch: int = 256, width: int = 256) -> dict[str, Body]:
         held["state"].actor["last"]["w"].block_until_ready()
 
     about = {
-        "algo": "qsm@jax", "name": "update", "kind": "peer", "against": "qsm", "batch": batch, "width": width, "T": STEPS,
-        "device": "cpu", "mode": "jit",
+        "algo": "qsm@jax", "name": "update", "kind": "peer", "against": "qsm", "batch": batch, "width": width, "depth": 2,
+        "T": STEPS, "device": "cpu", "mode": "jit",
     }  # fmt: skip
     return {"qsm@jax/update": Body(run, 1, about)}
