@@ -34,7 +34,9 @@ class Config(DiffusionConfig):
     critic_reduce: str = "min"  # of the two critics: min | mean
     bound_penalty: float = 0.1  # weight of the last draw's squared overshoot beyond [-1, 1], taken off its Q (ours); 0: eq. 9
     epochs: int = 1  # actor steps per batch of chains (DDPO, DPPO: several, with ppo_clip)
-    ppo_clip: float = 0.0  # clip of the per-step density ratio (DDPO 1e-4, DPPO 0.01-0.1); 0: no clip
+    # clip of the per-step density ratio (DDPO 1e-4, DPPO 0.01-0.1, of densities averaged over dimensions; ours are summed);
+    # 0: no clip
+    ppo_clip: float = 0.0
     denoising_discount: float = 1.0  # weight^t of step t: earlier (noisier) steps count less (DPPO 0.99); 1: eq. 9
 
     def __post_init__(self) -> None:

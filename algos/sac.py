@@ -43,7 +43,7 @@ def tanh_gaussian(mean: Tensor, log_std: Tensor, eps: Tensor) -> tuple[Tensor, T
     """action = tanh(mean + std eps) [B, A] and its log-density [B].
 
     log(1 - tanh(u)^2) is taken as 2 (log 2 - u - softplus(-2u)), which is exact and stable where the usual
-    log(1 - action^2 + 1e-6) is neither; the two differ by up to 1e-4 in what follows from them.
+    log(1 - action^2 + 1e-6) is neither; they differ by 1e-4 at an absolute u of 3, 0.005 at 5 and more than a nat beyond 8.
     """
     u = torch.addcmul(mean, log_std.exp(), eps)
     normal_part = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)

@@ -4,7 +4,7 @@ The recordings hold weights, a batch, every random draw and all results; they go
 configurations, with only widths overridden (and TD3's delay, 1 in the recording). Tolerances: outputs, losses and
 gradients within 1e-5 of the array's largest value; parameters within 1e-2 of one learning-rate step plus 1e-6 relative.
 SAC's log-density is the stable form of tanh's log-determinant, which differs legitimately from the recorded
-log(1 - a^2 + 1e-6) by up to 1e-4 in everything that depends on it.
+log(1 - a^2 + 1e-6) by up to 1e-4 in everything that depends on it, at the actions recorded.
 """
 
 from pathlib import Path
