@@ -169,9 +169,12 @@ def shrink(path: Path) -> None:
     small.save(path, optimize=True)
 
 
+INDEX = "# The experiments of the papers, made again"  # the first line, by which an index is known
+
+
 def write_index(folder: Path) -> Path:
     """README.md of a folder of pages, from their summary.json; returns its path."""
-    lines = ["# The experiments of the papers, made again", ""]
+    lines = [INDEX, ""]
     lines += [
         "Each page is made by one command, `python -m bench reproduce NAME [--preset quick|long|full]`, and gives the claim,",
         "the rule that decides it (and what of it was changed after a result was seen), the verdict computed from the data,",

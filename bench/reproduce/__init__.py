@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.config import UsageError
 from bench.engines import carrier
-from reports.reproduction import Claim, Findings, write_index, write_page
+from reports.reproduction import INDEX, Claim, Findings, write_index, write_page
 
 PRESETS = ("quick", "long", "full")
 
@@ -74,6 +74,9 @@ def reproduce(name: str, preset: str, root: Path, out: Path, how: Namespace) -> 
     chosen = study(name)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; it takes a directory")
+    index = out / "README.md"
+    if index.exists() and not index.read_text(encoding="utf-8", errors="replace").startswith(INDEX):
+        raise UsageError(f"--out {out} has a README.md of its own, where the index of the pages goes; choose another directory")
     budget = chosen.budgets[preset]
     findings = chosen.run(budget, Context(name, preset, root, how))
     write_page(

@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from bench.reproduce import Context, Study
-from bench.reproduce.grids import TINY, Grid, Results
+from bench.reproduce.grids import TINY, Grid, Results, missing, over_tasks
 from reports.figures import Panel, draw, lines, looks, series
 from reports.html import Section, Table, Text
 from reports.reproduction import FAILS, HOLDS, Claim, Findings, Verdict, above, decided, line
@@ -143,9 +143,9 @@ def run(budget: Budget, context: Context) -> Findings:
         "smallest_improvement_by_matching": shrinking,
     }
     results = budget.grid.train(context)
-    correlations = [correlation(run) for run in results.done]
+    correlations = {(run.env, run.seed): correlation(run) for run in results.runs("qsm")}
     verdicts = judge(exact, gains, min(budget.radii), correlations)
-    numbers = {"exact": exact, "rank_correlation": correlations, **results.numbers()}
+    numbers = {"exact": exact, "rank_correlation": by_task(correlations), **results.numbers()}
     return Findings(verdicts, numbers, [theory(exact, gains, aligned, turned), training(results, correlations)])
 
 
@@ -158,7 +158,16 @@ def correlation(run) -> float:
     return float(spearmanr(alignment, run.evals.value[seen]).statistic)
 
 
-def judge(exact: dict, gains: dict, radius: float, correlations: list[float]) -> dict[str, Verdict]:
+def by_task(correlations: dict[tuple[str, int], float]) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for (env, _), value in correlations.items():
+        found.setdefault(env, []).append(value)
+    return found
+
+
+def judge(
+    exact: dict, gains: dict, radius: float, correlations: dict[tuple[str, int], float]
+) -> dict[str, Verdict]:
     cosine, share = exact["smallest_cosine_at_the_optimum"], exact["improved"][str(radius)]
     monotone = min(exact["smallest_improvement_by_matching"]) >= -1e-9
     return {
@@ -175,7 +184,7 @@ def judge(exact: dict, gains: dict, radius: float, correlations: list[float]) ->
             f"{exact['distance_to_optimum'][-1]:.0e} from the optimum in {len(exact['distance_to_optimum']) - 1} updates.",
         ),
         "training": above(
-            np.arctanh(np.clip(correlations, -0.999, 0.999)), 0.0,
+            over_tasks({key: np.arctanh(np.clip(value, -0.999, 0.999)) for key, value in correlations.items()}), 0.0,
             "Fisher's z of the rank correlation of alignment and return along QSM's training",
         ),
     }
@@ -213,20 +222,24 @@ def theory(exact: dict, gains: dict, aligned: np.ndarray, turned: np.ndarray) ->
     return Section("theory", "The theorems, exactly", [Text(text), figure, table])
 
 
-def training(results: Results, correlations: list[float]) -> Section:
-    look = looks(["qsm"])
-    runs = results.done
-    panels = [
-        Panel("alignment along training", "frames", "cosine",
-              [series("qsm", [(r.metrics["alignment"].step, r.metrics["alignment"].value) for r in runs])]),
-        Panel("return", "frames", "return", [series("qsm", [(r.evals.step, r.evals.value) for r in runs])]),
-    ]  # fmt: skip
-    figure = draw("alignment-training", "Alignment and return of QSM while it learns",
-                  "Cosine between the score and grad_a Q, and return, against frames.",
-                  lambda: lines(panels, look, columns=2))  # fmt: skip
-    found = ", ".join(number(value) for value in correlations)
-    text = f"Rank correlation of the two over a run's evaluations, seed by seed: {found}."
-    return Section("training", "Along QSM's training", [Text(text), figure])
+def training(results: Results, correlations: dict[tuple[str, int], float]) -> Section:
+    look, panels, told = looks(["qsm"]), [], []
+    several = len(by_task(correlations)) > 1
+    for env, values in by_task(correlations).items():
+        runs = results.runs("qsm", env)
+        alignment = series("qsm", [(r.metrics["alignment"].step, r.metrics["alignment"].value) for r in runs])
+        returns = series("qsm", [(r.evals.step, r.evals.value) for r in runs])
+        where = f", {env}" if several else ""
+        panels.append(Panel(f"alignment along training{where}", "frames", "cosine", [alignment]))
+        panels.append(Panel(f"return{where}", "frames", "return", [returns]))
+        told.append(f"{', '.join(map(number, values))}{' on ' + env if several else ''}")
+    text = f"Rank correlation of the two over a run's evaluations, seed by seed: {'; '.join(told)}."
+    blocks = [*missing(results), Text(text)]
+    if panels:
+        blocks.append(draw("alignment-training", "Alignment and return of QSM while it learns",
+                           "Cosine between the score and grad_a Q, and return, against frames.",
+                           lambda: lines(panels, look, columns=2)))  # fmt: skip
+    return Section("training", "Along QSM's training", blocks)
 
 
 TRAINING = Grid(f"qsm({TINY})", "dmc/cartpole-swingup", 3, ("steps=36000", "log_every=600", "eval_every=2400"))

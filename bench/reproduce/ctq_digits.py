@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.reproduce import Context, Study
 from bench.reproduce.generated import CENTRED, last, samples, trained
-from bench.reproduce.grids import Grid, Results
+from bench.reproduce.grids import Grid, Results, missing
 from envs.generation import Config, points, reward
 from reports.figures import draw
 from reports.html import Figure, Section, Table, Text
@@ -58,7 +58,8 @@ def images(found: dict[float, Results]) -> Section:
         "divergence. The nearest image is by root mean square over pixels in [-1, 1]; the Fréchet distance is of 32 principal "
         "components."
     )
-    return Section("images", "What is generated", [Text(text), gallery(panels), Table(columns, rows, "At the end, by seed")])
+    table = Table(columns, rows, "At the end, by seed")
+    return Section("images", "What is generated", [*missing(*found.values()), Text(text), gallery(panels), table])
 
 
 def gallery(panels: list[tuple[str, np.ndarray]]) -> Figure:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.reproduce import Context, Study
 from bench.reproduce.generated import CENTRED, last, play, samples, trained, truth
-from bench.reproduce.grids import Grid, Results
+from bench.reproduce.grids import Grid, Results, missing
 from reports.figures import Panel, draw, lines, looks, series
 from reports.html import Section, Table, Text
 from reports.reproduction import Claim, Findings, larger
@@ -81,7 +81,7 @@ def steps_section(few: dict, plain: Results) -> Section:
     )
     columns = ["sampler", "steps", "learned score", "exact score"]
     table = Table(columns, rows, "Divergence from the data, seed by seed", "Histograms of 4,096 samples on 40 x 40 cells.")
-    return Section("steps", "Few steps, without a reward", [Text(text), figure, table])
+    return Section("steps", "Few steps, without a reward", [*missing(plain), Text(text), figure, table])
 
 
 def reward_section(tilted: dict[str, Results], budget: Budget) -> Section:
@@ -97,7 +97,7 @@ def reward_section(tilted: dict[str, Results], budget: Budget) -> Section:
         f"than p*; p*, the SDE's, has a mean reward of {number(known.mean_reward())}."
     )
     table = Table(["sampler", "mean reward", "KL from p*", "KL from the data"], rows, "At the end, seed by seed")
-    return Section("reward", "With a reward", [Text(text), table])
+    return Section("reward", "With a reward", [*missing(*tilted.values()), Text(text), table])
 
 
 GRID = Grid("ctq", ENV, 3, ("steps=3840000", "eval_every=1920000", "log_every=640000"), note="300 rollouts of 256 samples.")

@@ -45,7 +45,7 @@ def run(budget: Grid, context: Context) -> Findings:
         return [np.array([row[key] for row in found[label]])]
 
     parts = [larger(column("qsm", key), column("dql", key), f"qsm - dql, {name}") for key, name in MEASURES.items()]
-    gate = results.learned(LEARNED, "qsm") or results.learned(LEARNED, "dql")
+    gate = results.learned(LEARNED, "qsm", "dql", each=True)
     numbers = {"diversity": found, "untrained": before, **results.numbers()}
     section = Section("actions", "Actions at the first states", [*pictures(results), table(found, before)])
     return Findings({"diversity": gated(gate, every(parts))}, numbers, [section, results.curves()])

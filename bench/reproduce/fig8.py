@@ -13,12 +13,12 @@ from algos.agent import Agent, Batch, sample
 from bench.config import agent_config
 from bench.policy import load_policy
 from bench.reproduce import Context, Study
-from bench.reproduce.grids import SAYS, SMALL, Grid, Results, gated, paired_seconds
+from bench.reproduce.grids import SAYS, SMALL, Grid, Results, gated, over_tasks, paired_seconds
 from reports.figures import Panel, draw, lines, looks, series
 from reports.html import Section, Table, Text
 from reports.load import Run
 from reports.reproduction import Claim, Findings, above, every, larger
-from reports.words import number
+from reports.words import listing, number
 
 LEARNED, MARGIN, FASTER = 0.3, 0.05, 1.5
 METHODS = ("qsm", "dql", "pg")
@@ -44,10 +44,10 @@ class Budget:
 def run(budget: Budget, context: Context) -> Findings:
     results = budget.grid.train(context)
     times = {depth: update_times(results, depth, budget.timings) for depth in budget.depths}
-    noise = {run.seed: gradient_noise(results, run, budget) for run in results.runs("qsm")}
+    noise = {(run.env, run.seed): gradient_noise(results, run, budget) for run in results.runs("qsm")}
     numbers = {
         "seconds_of_actor_update": {depth: dict(zip(METHODS, np.median(t, axis=0), strict=True)) for depth, t in times.items()},
-        "gradient_noise_to_signal": noise, **results.numbers(),
+        "gradient_noise_to_signal": {f"{env}/seed_{seed}": found for (env, seed), found in noise.items()}, **results.numbers(),
     }  # fmt: skip
     sections = [results.curves(), cost(times), gradients(noise, budget.depths)]
     return Findings(judge(results, times, noise, budget.depths), numbers, sections)
@@ -56,9 +56,9 @@ def run(budget: Budget, context: Context) -> Findings:
 def judge(results: Results, times: dict, noise: dict, depths: tuple[int, ...]) -> dict:
     normal = 5 if 5 in depths else depths[-1]
     ratios = times[normal][:, METHODS.index("dql")] / times[normal][:, METHODS.index("qsm")] if len(times[normal]) else []
-    noise = {seed: found for seed, found in noise.items() if len(found) == len(GRADIENTS)}
-    gaps = [np.log10(found[BARE][depths.index(normal)] / found["qsm"][depths.index(normal)]) for found in noise.values()]
-    growth = [np.log10(found[BARE][-1] / found[BARE][0]) for found in noise.values()]
+    noise, at = {key: found for key, found in noise.items() if len(found) == len(GRADIENTS)}, depths.index(normal)
+    gaps = over_tasks({key: np.log10(found[BARE][at] / found["qsm"][at]) for key, found in noise.items()})
+    growth = over_tasks({key: np.log10(found[BARE][-1] / found[BARE][0]) for key, found in noise.items()})
     better = larger(results.tasks("qsm"), results.tasks("dql"), "qsm - dql, normalised", least=-MARGIN)
     return {
         "time": above(
@@ -75,9 +75,9 @@ def judge(results: Results, times: dict, noise: dict, depths: tuple[int, ...]) -
 # -- measurements on agents --------------------------------------------------------------------------------------------
 
 
-def built(results: Results, method: str, **settings) -> Agent:
-    """A fresh agent of a run's label, with its settings but for `settings`; all of one seed have the same noise predictor."""
-    run = results.runs(method)[0]
+def built(results: Results, method: str, env: str, **settings) -> Agent:
+    """A fresh agent for a task of a label's runs, with their settings but for `settings`; all have the same noise predictor."""
+    run = results.runs(method, env)[0]
     values = run.config["algo"] | settings
     spec = envs.EnvSpec.from_dict(run.config["spec"])
     return agent_class(values["agent"])(spec, agent_config(values), torch.Generator().manual_seed(0))
@@ -92,10 +92,12 @@ def random_batch(agent: Agent, seed: int = 0) -> Batch:
 
 
 def update_times(results: Results, depth: int, repeats: int) -> np.ndarray:
-    """Seconds [repeats, methods] of the policy's update alone, the methods in turn, at T = depth."""
-    if not all(results.runs(method) for method in METHODS):
+    """Seconds [repeats, methods] of the policy's update alone, the methods in turn, at T = depth, for the sizes of the first
+    task that all have a run on."""
+    shared = [env for env in results.summary["envs"] if all(results.runs(method, env) for method in METHODS)]
+    if not shared:
         return np.empty((0, len(METHODS)))
-    agents = [built(results, method, T=depth) for method in METHODS]
+    agents = [built(results, method, shared[0], T=depth) for method in METHODS]
 
     def update(agent: Agent):
         batch, generator = random_batch(agent), torch.Generator().manual_seed(0)
@@ -130,13 +132,13 @@ def gradient_noise(results: Results, run: Run, budget: Budget) -> dict[str, list
     """
     critic = load_policy(run.path).agent.critics.state_dict()
     found: dict[str, list[float]] = {}
-    batch = visited(run, built(results, "qsm").config.batch_size)
+    batch = visited(run, built(results, "qsm", run.env).config.batch_size)
     for name, (method, settings) in GRADIENTS.items():
-        if not results.runs(method):
+        if not results.runs(method, run.env):
             continue
         for depth in budget.depths:
             # with a learning rate of 0 its update leaves the parameters where they are
-            agent = built(results, method, T=depth, actor_lr=0.0, **settings)
+            agent = built(results, method, run.env, T=depth, actor_lr=0.0, **settings)
             agent.critics.load_state_dict(critic)
             found.setdefault(name, []).append(noise_to_signal(agent, batch, budget.gradients))
     return found
@@ -179,8 +181,8 @@ def gradients(noise: dict, depths: tuple[int, ...]) -> Section:
     look, x = looks(list(GRADIENTS)), np.array(depths, dtype=float)
     curves = [series(m, [(x, np.log10(found[m])) for found in noise.values() if m in found]) for m in GRADIENTS]
     panel = Panel("log10 of noise to signal of the policy's gradient", "T", "", curves)
-    figure = draw("fig8-variance", "How noisy the policy's gradient is", "Noise to signal against T for the three methods.",
-                  lambda: lines([panel], look))  # fmt: skip
+    alt = f"Noise to signal against T for {listing(list(GRADIENTS))}."
+    figure = draw("fig8-variance", "How noisy the policy's gradient is", alt, lambda: lines([panel], look))
     text = (
         "Trace of the gradient's covariance over its squared mean, from fresh draws of each method's own random numbers on the "
         "same states, under the same trained critic and with the same untrained noise predictor. `eq. 9` is the bare equation; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,8 @@ class Grid:
     note: str = ""  # what a reader has to know of this budget
 
     def __str__(self) -> str:
-        text = f"{plural(self.seeds, 'seed')} of {self.algos} on {self.envs}, {' '.join(self.settings)}."
+        preset = () if self.settings and self.preset == "quick" else (f"preset {self.preset}",)
+        text = f"{plural(self.seeds, 'seed')} of {self.algos} on {self.envs}, {' '.join([*preset, *self.settings])}."
         return f"{text} {self.note}".strip()
 
     def train(self, context: Context) -> Results:
@@ -61,6 +62,7 @@ class Results:
     """A grid's runs as the reports see them: `collection`, a row for each seed, and the summary of all."""
 
     def __init__(self, experiment: Experiment):
+        self.name = experiment.path.name
         self.collection: Collection = merge(load.read([experiment.path]))
         self.rows = summary.per_seed(self.collection)
         self.summary = summary.summarise(self.collection, self.rows, allow_partial=True)
@@ -84,20 +86,20 @@ class Results:
         """A column of a label for each environment, as reports.stats wants it."""
         return [self.values(column, label, env) for env in self.summary["envs"]]
 
-    def learned(self, least: float, *labels: str) -> Verdict | None:
-        """None if one of the labels (of all, by default) reached `least` in the mean of final normalised scores over tasks;
-        otherwise an open verdict that says how far they came."""
+    def learned(self, least: float, *labels: str, each: bool = False) -> Verdict | None:
+        """None if one of the labels (of all, by default), or each of them, reached `least` in the mean of final normalised
+        scores over tasks; otherwise an open verdict that says how far they came."""
         means = {}
         for label in labels or self.summary["labels"]:
             values = [task.mean() for task in self.tasks(label) if len(task)]
             means[label] = float(np.mean(values)) if values else 0.0
-        best = max(means, key=means.get)
-        if means[best] >= least:
+        asked = (min if each else max)(means, key=means.get)
+        if means[asked] >= least:
             return None
         return Verdict(
             OPEN,
-            f"Nothing has been learned that could be compared: the highest mean final score is {number(means[best])} of the "
-            f"normalised range ({best}), and the rule asks for {least:g}.",
+            f"Nothing has been learned that could be compared: the {'lowest' if each else 'highest'} mean final score is "
+            f"{number(means[asked])} of the normalised range ({asked}), and the rule asks for {least:g}.",
         )
 
     def numbers(self) -> dict:
@@ -108,13 +110,8 @@ class Results:
 
     def curves(self, title: str = "Returns") -> Section:
         """Learning curves of each environment, the scores, and what is missing."""
-        blocks: list = []
+        blocks: list = missing(self)
         scored = plots.scored_runs(self.collection, self.rows)
-        missing = [row for row in self.rows if row["state"] != "done"]
-        if missing:
-            named = listing([f"{row['env']}/{row['label']}/seed_{row['seed']} ({row['state']})" for row in missing[:6]])
-            more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
-            blocks.append(Text(f"Without {named}{more}.", "notice"))
         for env in self.summary["envs"]:
             cells = [cell for cell in self.summary["cells"] if cell["env"] == env]
             blocks.append(plots.learning_curves(self.collection, env, scored, cells, self.look))
@@ -130,6 +127,27 @@ class Results:
         columns = ["environment", "algorithm", "n", "frames", "untrained", "final", "best", "AUC"]
         note = "Means over finished seeds with 95 % t intervals; none below three seeds."
         return Section("returns", title, [*blocks, Table(columns, rows, "Scores", note)])
+
+
+def missing(*grids: Results) -> list[Text]:
+    """What has no finished run, if anything: a page says it before it draws on the others."""
+    rows = [(found, row) for found in grids for row in found.rows if row["state"] != "done"]
+    if not rows:
+        return []
+    place = {id(found): f"{found.name}/" if len(grids) > 1 else "" for found in grids}
+    names = [f"{place[id(found)]}{row['env']}/{row['label']}/seed_{row['seed']} ({row['state']})" for found, row in rows[:6]]
+    more = f" and {len(rows) - 6} more" if len(rows) > 6 else ""
+    return [Text(f"Without {listing(names)}{more}.", "notice")]
+
+
+def over_tasks(found: Mapping[tuple[str, int], float]) -> np.ndarray:
+    """Means over tasks [n] of values by task and seed, for each seed that every task has. Seeds of different tasks have
+    nothing in common, so that any pairing of them gives independent means."""
+    envs = {env for env, _ in found}
+    seeds = sorted({seed for _, seed in found})
+    return np.array([
+        np.mean([found[env, seed] for env in sorted(envs)]) for seed in seeds if all((env, seed) in found for env in envs)
+    ])  # fmt: skip
 
 
 def gated(gate: Verdict | None, verdict: Verdict) -> Verdict:

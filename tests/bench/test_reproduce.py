@@ -62,6 +62,16 @@ def test_bad_input_is_one_line(command, tmp_path, words, message):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_an_index_replaces_no_page_of_others(command):
+    Path("docs").mkdir()
+    Path("docs/README.md").write_text("# Ours\n")
+    done = command("reproduce", "gridworld", "--out", "docs")
+    assert (done.code, "has a README.md of its own" in done.err) == (2, True)
+    assert [path.name for path in Path("docs").iterdir()] == ["README.md"]
+    assert command("reproduce", "gridworld", "--out", "pages").code == 0
+    assert command("reproduce", "gridworld", "--out", "pages").code == 0
+
+
 def test_every_study_is_listed_with_claims_rules_and_all_presets(command):
     done = command("reproduce", "--list")
     assert done.code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from bench.options import parser
 from bench.reproduce import Context, ctq_digits, ctq_gmm, ctq_ode, ctq_swissroll, generated
 from reports import plots
 from reports.html import Figure
-from reports.reproduction import OPEN
+from reports.reproduction import HOLDS, OPEN
 
 TINY = ("steps=320", "eval_every=320", "log_every=160", "checkpoint_every=320", "env.steps=5", "algo.envs=8",
         "algo.actor_hidden=[8,8]", "algo.critic_hidden=[8,8]")  # fmt: skip
@@ -62,3 +63,33 @@ def test_every_study_answers_each_of_its_claims(module, here, tmp_path, monkeypa
     open_ = {key for key, verdict in findings.verdicts.items() if verdict.outcome == OPEN}
     assert open_ >= findings.verdicts.keys() - {"estimator", "tilt"}
     assert len(findings.sections) >= 1
+
+
+def test_a_setting_without_a_finished_run_decides_nothing_and_is_named(monkeypatch):
+    """Fails if the mean of nothing counts as one that does not rise."""
+
+    class Made:
+        def __init__(self, name: str, count: int):
+            self.name = name
+            self.rows = [{"env": "e", "label": "ctq", "seed": 0, "state": "done" if count else "failed"}]
+            reward = SimpleNamespace(value=np.array([float(name[-1])]))
+            self.seeds = [SimpleNamespace(others={"reward": reward, "KL to the data": reward})] * count
+
+        def runs(self, label):
+            return self.seeds
+
+        def values(self, column, label):
+            return np.linspace(0.01, 0.02, len(self.seeds))
+
+        def numbers(self):
+            return {}
+
+    monkeypatch.setattr(ctq_gmm, "trained", lambda grid, context, name, *settings: Made(name, 0 if name == "beta2" else 3))
+    monkeypatch.setattr(ctq_gmm, "samples", lambda run: np.zeros((8, 1)))
+    monkeypatch.setattr(ctq_gmm, "draw", lambda name, caption, alt, paint, how="": Figure(name, b"", "", caption, alt))
+    budget = dataclasses.replace(ctq_gmm.STUDY.budgets["quick"], states=50, repeats=5)
+    findings = ctq_gmm.run(budget, None)
+    assert findings.verdicts["tilt"].outcome == OPEN
+    assert "A beta has no finished seed." in findings.verdicts["tilt"].why
+    assert findings.verdicts["data"].outcome == HOLDS
+    assert "beta2/e/ctq/seed_0 (failed)" in findings.sections[0].blocks[0].text

@@ -18,7 +18,7 @@ from PIL import Image
 from algos import agent_class
 from algos.agent import Batch, Phase, normal
 from bench.reproduce import fig4, fig5, fig8
-from bench.reproduce.grids import Grid
+from bench.reproduce.grids import Grid, Results, over_tasks
 from bench.rundir import Experiment
 from envs import EnvSpec, Score
 from reports import plots
@@ -70,7 +70,7 @@ def page(name: str) -> dict:
     ("name", "algos", "env", "figures"),
     [("fig4", "qsm,sac", "toy/two-modes", {"fig4-actions", "fig4-measures"}),
      ("fig5", "qsm,dql", "toy/multigoal", {"fig5-actions"}),
-     ("fig8", "qsm,dql,pg", "toy/multigoal", {"fig8-time", "fig8-variance"})],
+     ("fig8", "qsm,dql,pg", "toy/multigoal,toy/two-modes", {"fig8-time", "fig8-variance"})],
 )  # fmt: skip
 def test_a_study_runs_is_taken_up_again_and_one_seed_decides_nothing(command, tiny, undrawn, name, algos, env, figures):
     module = {"fig4": fig4, "fig5": fig5, "fig8": fig8}[name]
@@ -82,7 +82,7 @@ def test_a_study_runs_is_taken_up_again_and_one_seed_decides_nothing(command, ti
     assert figures <= set(first["figures"])
     assert {claim["outcome"] for claim in first["claims"] if claim["key"] != "time"} == {OPEN}
     runs = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("DONE")}
-    assert len(runs) == len(algos.split(","))
+    assert len(runs) == len(algos.split(",")) * len(env.split(","))
     undrawn(module)
     again = command(*words)
     assert f"{len(runs)} already ended" in again.out
@@ -118,6 +118,22 @@ def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypat
         assert done.code == 3
         assert "repeat the command" in done.out
         assert not Path("runs/reproduction").exists()
+
+
+def test_a_task_counts_once_for_a_seed():
+    """Two tasks of two seeds are two values; a seed that a task lacks is none."""
+    found = {("a", 0): 1.0, ("a", 1): 2.0, ("b", 1): 4.0, ("b", 0): 5.0, ("b", 2): 9.0}
+    assert over_tasks(found).tolist() == [3.0, 3.0]
+    assert over_tasks({}).tolist() == []
+
+
+def test_a_gate_of_each_asks_the_one_that_learned_least():
+    scores = {"qsm": [np.array([-0.1])], "dql": [np.array([0.5])]}
+    results = Results.__new__(Results)
+    results.tasks = scores.__getitem__
+    assert results.learned(0.2, "qsm", "dql") is None
+    why = results.learned(0.2, "qsm", "dql", each=True).why
+    assert "the lowest mean final score is −0.100 of the normalised range (qsm)" in why
 
 
 # -- what is measured ----------------------------------------------------------------------------------------------------
