@@ -12,16 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import UsageError
+from bench.grid import parse_variants
 from bench.rundir import dump_json, read_json, replace_file
 from bench.timing import RATES
 from bench.timing_tables import Table
 
 LIMIT = 1.25
+SAME = ("torch", "matmul_precision")  # of entries whose bodies can be compared
+
+
+def refuse_unnamed(algos: str | None) -> None:
+    """UsageError for other settings under an algorithm's own name, by which its stored timings are known."""
+    for variant in parse_variants(algos) if algos else ():
+        if variant.settings and variant.label == variant.algo:
+            raise UsageError(f"stored timings go by name: give {variant.text} one of its own, as in mine={variant.text}")
 
 
 def key(row: dict[str, Any]) -> str:
     """A body's name in a baseline: all that decides what it is."""
-    return " ".join(f"{part}={row[part]}" for part in ("algo", "name", "batch", "width", "T", "device", "mode"))
+    return " ".join(f"{part}={row[part]}" for part in ("algo", "name", "batch", "width", "depth", "T", "device", "mode"))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -46,11 +55,14 @@ def existing(path: Path) -> dict[str, Any]:
 
 
 def store(path: Path, content: dict[str, Any]) -> None:
-    """Put a timing.json's content in the place of this hardware's entry."""
-    machine = content["machine"]
+    """Put a timing.json's content into this hardware's entry. Bodies that were not timed stay, if torch and its products are
+    the same."""
+    machine, stored = content["machine"], read(path)
     entry = {name: machine[name] for name in ("torch", "matmul_precision", *RATES)}
-    entry["products"] = {key(r): round(r["products"], 4) for r in content["results"] if "against" not in r}
-    replace_file(path, dump_json(read(path) | {machine["id"]: entry}))
+    old = stored.get(machine["id"], {"products": {}})
+    kept = old["products"] if all(old.get(name) == machine[name] for name in SAME) else {}
+    entry["products"] = kept | {key(r): round(r["products"], 4) for r in content["results"] if "against" not in r}
+    replace_file(path, dump_json(stored | {machine["id"]: entry}))
 
 
 def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool]:
@@ -60,8 +72,7 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
     """
     stored = existing(path)
     hardware = content["machine"]["id"]
-    same = ("torch", "matmul_precision")
-    alike = hardware in stored and all(stored[hardware].get(name) == content["machine"][name] for name in same)
+    alike = hardware in stored and all(stored[hardware].get(name) == content["machine"][name] for name in SAME)
     chosen = hardware if hardware in stored else next(iter(stored))
     rows, slow = [], []
     for r in content["results"]:
@@ -74,7 +85,7 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
             slow.append(f"{r['algo']} {r['name']} takes {times:.2f} times its baseline")
     if not rows:
         raise UsageError(f"{path} holds none of the bodies that were timed for {chosen}")
-    now, then = ([m[name] for name in same] for m in (content["machine"], stored[chosen]))
+    now, then = ([m[name] for name in SAME] for m in (content["machine"], stored[chosen]))
     word = "like hardware" if alike else f"advice only, this is {hardware}, torch {' '.join(now)}, not torch {' '.join(then)}"
     table = Table(f"Against the baseline of {chosen} ({word})", ["body", "products then", "products now", "ratio"], rows)
     return table, slow, alike

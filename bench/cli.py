@@ -296,6 +296,7 @@ def reproduce(args: argparse.Namespace) -> int:
 
 def timing(args: argparse.Namespace) -> int:
     from bench import baselines
+    from bench.config import UsageError
     from bench.rundir import dump_json, replace_file
     from bench.timing import Options, measure, rounds_shown
     from bench.timing_tables import show, timing_tables, write_figures
@@ -304,6 +305,10 @@ def timing(args: argparse.Namespace) -> int:
     settings = {name: value for name, value in asked.items() if value is not None}
     for path in filter(None, (args.out, args.baseline, args.save_baseline)):
         check_file(path)
+    if args.baseline or args.save_baseline:
+        baselines.refuse_unnamed(args.algos)
+    if args.out.resolve() in [path.resolve() for path in (args.baseline, args.save_baseline) if path]:
+        raise UsageError(f"--out {args.out} is the baseline file too; give another")
     if args.baseline:
         baselines.existing(args.baseline)  # a bad file is refused before anything is measured
     if args.save_baseline:
@@ -330,10 +335,16 @@ def timing(args: argparse.Namespace) -> int:
 
 def check_file(path: Path) -> None:
     """Refuse a file that could not be written, before the time for its content is spent."""
+    import tempfile
+
     from bench.config import UsageError
 
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: {'it is' if path.is_dir() else f'{path.parent} is not'} a directory")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def compare(args: argparse.Namespace) -> int:

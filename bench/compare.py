@@ -114,7 +114,7 @@ def timed(asked: Comparison, base: Path, head: Path) -> Outcome:
     outcome = Outcome()
 
     def start(tree: Path, definitions: Path, run: bool = True) -> BodyServer:
-        return BodyServer(definitions / DEFINITIONS, settings, core, tree, run)
+        return BodyServer(definitions / DEFINITIONS, settings, core, tree, run, here=tree)  # no other revision's conf/
 
     one, other = start(base, base), start(head, base)
     whose = base

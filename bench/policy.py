@@ -32,7 +32,7 @@ def load_policy(run_dir: str | Path, mode: str = "own", seed: int = 0) -> Policy
 
     mode: `own` (the method's evaluation action) or `sample`. Raises FileNotFoundError where there is no policy yet.
     """
-    stored = load_tensors(Path(run_dir) / "policy.pt")
+    stored = load_tensors(Path(run_dir) / "policy.pt", "algo", "spec", "networks")
     cls = algos.agent_class(stored["algo"]["agent"])
     agent = cls(EnvSpec.from_dict(stored["spec"]), agent_config(stored["algo"]), torch.Generator().manual_seed(0))
     for name, network in agent.networks().items():

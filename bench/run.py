@@ -99,7 +99,8 @@ class Run:
     def _open(self, auto: list[str], precision: str, session: dict[str, Any]) -> None:
         """Write what a new directory needs, or take up the newest checkpoint of an old one."""
         checkpoint = self.path / "checkpoint.pt"
-        stored = load_tensors(checkpoint) if checkpoint.exists() else None  # refused before anything is written
+        parts = ("offsets", "counters", "agent", "generators", "env", "clock")
+        stored = load_tensors(checkpoint, *parts) if checkpoint.exists() else None  # refused before anything is written
         if stored is not None:
             check_same_matmul(self.path, self.dir.sessions(), precision)
             self.dir.check_lengths(stored["offsets"])
@@ -126,6 +127,7 @@ class Run:
     # -- the loop ------------------------------------------------------------------------------------------------------
     def train(self) -> None:
         """Run to `steps`. Raises NonFinite, Stopped, or whatever an environment or agent raises."""
+        self._rate = (time.time(), self.env_step)
         config, per = self.config, self.config.frames_per_decision
         warmup = 0 if isinstance(self.agent.data, Rollout) else config.warmup
         log_at, eval_at = self._next(config.log_every), self._next(config.eval_every)
@@ -379,19 +381,26 @@ class Run:
         self.clock = self.new_clock(**state["clock"])
 
     def _restore_replay(self, rows: int) -> None:
+        known = 0  # rows so far; those that the ring has dropped may be gone
         for piece in sorted((self.path / "replay").glob("*.pt")):
-            data = load_tensors(piece)
+            data = load_tensors(piece, "first", "reward")
             first = data.pop("first")
             if first >= rows:
                 piece.unlink()  # written after the checkpoint
                 continue
+            if first > max(known, rows - self.replay.rows):
+                self._lacks_rows(known, first)
             self.replay.put_rows(first, data)
-        if self.replay.added != rows:
-            raise UsageError(
-                f"{self.path / 'replay'} holds rows up to {self.replay.added}, the checkpoint counts on {rows}; put the "
-                "missing pieces back or choose another --name"
-            )
+            known = self.replay.added
+        if known != rows:
+            self._lacks_rows(known, rows)
         self.stored_rows = rows
+
+    def _lacks_rows(self, first: int, end: int) -> None:
+        raise UsageError(
+            f"{self.path / 'replay'} lacks rows {first} to {end}, on which the checkpoint counts; put the missing pieces back "
+            "or choose another --name"
+        )
 
     def _restore_probes(self) -> None:
         path = self.path / "probes.npz"
@@ -417,8 +426,9 @@ def run(config: RunConfig, path: Path, session: dict[str, Any] | None = None, st
             raise
         # no failure of the run: it goes on from its last checkpoint once there is space, like one that was killed
         with contextlib.suppress(OSError):
-            directory.write_progress((directory.progress() or {}) | {"state": "stopped", "time": time.time()})
             print(f"error: {path}: {error}; free some space and repeat the command", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            directory.write_progress((directory.progress() or {}) | {"state": "stopped", "time": time.time()})
         return "disk full"
 
 

@@ -232,17 +232,21 @@ def save_tensors(path: Path, value: Any) -> None:
     replace_file(path, buffer.getbuffer())
 
 
-def load_tensors(path: Path) -> Any:
-    """Inverse of `save_tensors`; no code is run. Raises UsageError for a file that is not whole, or not of this kind."""
+def load_tensors(path: Path, *keys: str) -> Any:
+    """Inverse of `save_tensors` for a dictionary with these keys; no code is run. Raises UsageError for a file that is not
+    whole, or not of this kind."""
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:
         reason = (str(error).strip() or "the file ends too early").splitlines()[0][:160]
         raise UsageError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
+    if not isinstance(found, dict) or not found.keys() >= set(keys):
+        raise UsageError(f"{path} cannot be read as a checkpoint (it has no {', '.join(keys)})")
+    return found
 
 
 # -- the experiment ----------------------------------------------------------------------------------------------------

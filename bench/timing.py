@@ -44,16 +44,20 @@ class BodiesFailed(Exception):
 class BodyServer:
     """A process that holds the bodies of a definitions file and times them; `about` says what they are, by name.
 
-    Raises UsageError where the definitions refuse their settings, BodiesFailed where they do not run.
+    Its working directory is `here`, whose conf/ counts as the user's: None leaves the caller's. Raises UsageError where the
+    definitions refuse their settings, BodiesFailed where they do not run.
     """
 
-    def __init__(self, definitions: Path, settings: dict[str, Any], core: int, tree: Path = ROOT, run: bool = True):
+    def __init__(
+        self, definitions: Path, settings: dict[str, Any], core: int, tree: Path = ROOT, run: bool = True,
+        here: Path | None = None,
+    ):  # fmt: skip
         order = {"tree": str(tree), "definitions": str(definitions), "settings": settings, "core": core, "run": run}
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | one | {"PYTHONHASHSEED": "0"}
         script = str(Path(__file__).with_name("bodyserver.py"))
         self.process = subprocess.Popen(
-            [sys.executable, "-P", script, json.dumps(order)], env=environment, text=True, bufsize=1,
+            [sys.executable, "-P", script, json.dumps(order)], cwd=here, env=environment, text=True, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self.started = False

@@ -59,7 +59,8 @@ def refuse_where_another_host_works(directory: RunDir) -> None:
     deadline = time.monotonic() + 5 * HEARTBEAT
     while time.monotonic() < deadline:
         time.sleep(0.2)
-        if directory.progress()["time"] != first["time"]:
+        now = directory.progress()
+        if now is not None and now["time"] != first["time"]:
             raise UsageError(f"{directory.path} is in use by pid {first['pid']} on {first['host']}, whose heartbeat goes on")
 
 

@@ -298,7 +298,7 @@ def test_a_continuation_that_does_not_begin_is_named_and_leaves_a_finished_run_f
     assert {name: (run / name).read_bytes() for name in before} == before
     piece.unlink()
     done = command("run", *grid, "steps=60")
-    assert (done.code, "replay holds rows up to 0, the checkpoint counts on 40" in done.err) == (2, True)
+    assert (done.code, "replay lacks rows 0 to 40, on which the checkpoint counts" in done.err) == (2, True)
     assert {name: (run / name).read_bytes() for name in before} == before
     assert not (run / "FAILED.json").exists()
     for ended, code in (("died (exit code 2): torn", 1), ("stopped", 3)):  # before the worker came to its run

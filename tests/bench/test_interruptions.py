@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -131,6 +132,16 @@ def test_a_full_disk_stops_a_run_that_then_goes_on(small, train, results, tmp_pa
         assert not (path / full).read_bytes().endswith(b"\n")  # torn
     assert train(config, path) == "done"
     assert results(tmp_path / "undisturbed") == results(path)
+
+
+def test_a_disk_without_room_for_a_heartbeat_is_named_too(small, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run, "attempt", fail)
+    monkeypatch.setattr(RunDir, "write_progress", fail)
+    assert run.run(small("sac"), tmp_path) == "disk full"
+    assert "free some space and repeat the command" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_named_by_the_grid(tmp_path):

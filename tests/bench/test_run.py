@@ -15,6 +15,7 @@ import algos
 import bench
 from algos.agent import sample
 from bench import run
+from bench.config import UsageError
 from bench.evaluate import Probes
 from bench.rundir import RunDir, load_tensors, read_lines
 
@@ -255,6 +256,46 @@ def test_a_transition_is_written_once(small, train, tmp_path):
     assert [(piece["first"], len(piece["reward"])) for piece in pieces] == [(0, 59), (59, 59), (118, 42)]
 
 
+def test_a_replay_with_a_hole_is_refused(small, train, results, tmp_path):
+    """Of rows that the ring still holds; those that it has dropped may be gone."""
+    for capacity in (1000, 60):
+        config, path = small(f"sac(capacity={capacity})", "keep_replay=true"), tmp_path / str(capacity)
+        train(config, path, kill_at=[100])
+        before = results(path)
+        first, middle, _ = sorted((path / "replay").glob("*.pt"))
+        kept = load_tensors(middle, "first", "reward")
+        (path / "DONE").unlink()
+        (middle if capacity == 1000 else first).unlink()
+        if capacity == 1000:
+            end = kept["first"] + len(kept["reward"])
+            with pytest.raises(UsageError, match=f"replay lacks rows {kept['first']} to {end}, on which"):
+                run.run(config, path)
+        else:
+            assert train(config, path) == "done"
+            assert results(path) == before
+
+
+def test_the_rate_of_a_continued_run_is_that_of_its_session(small, train, tmp_path):
+    """What the time to come is told from."""
+    config, rates = small("td3"), []
+
+    def stopper(current):
+        advance = current._heartbeat
+
+        def beat():
+            rates.append(current._rate[1])
+            current.stop = current.env_step > 130
+            advance()
+
+        current._heartbeat = beat
+
+    assert run.run(config, tmp_path, stopper=stopper) == "stopped"
+    assert set(rates) == {0}
+    rates.clear()
+    assert run.run(config, tmp_path, stopper=stopper) == "stopped"
+    assert min(rates) > 130
+
+
 def test_stopping_writes_a_checkpoint_there(small, train, results, tmp_path):
     config = small("td3", "checkpoint_every=100000")
     train(config, tmp_path / "undisturbed")
@@ -288,7 +329,7 @@ class Hostile:
         return os.mkdir, (str(self.target),)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "hostile", "empty"])
+@pytest.mark.parametrize("kind", ["truncated", "hostile", "empty", "other"])
 def test_a_checkpoint_that_cannot_be_trusted_is_refused_by_name(small, train, tmp_path, kind):
     config, directory = small("sac", "steps=100"), tmp_path / "run"
     train(config, directory)
@@ -296,6 +337,8 @@ def test_a_checkpoint_that_cannot_be_trusted_is_refused_by_name(small, train, tm
     path = directory / "checkpoint.pt"
     if kind == "hostile":
         torch.save({"agent": Hostile(tmp_path / "owned")}, path)
+    elif kind == "other":
+        torch.save({"agent": {}}, path)
     else:
         path.write_bytes(path.read_bytes()[: 2000 if kind == "truncated" else 0])
     before = {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}

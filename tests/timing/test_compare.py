@@ -29,6 +29,13 @@ def compare(commit, capsys):
     return call
 
 
+def test_each_revision_is_timed_where_it_lies(commit, compare):
+    """Its conf/ is the user's own there; the checkout's would be another one of the same names, which is refused."""
+    text = work({"one": 1.0}) + "from pathlib import Path\nassert Path('work.py').samefile(__file__)\n"
+    code, out = compare(commit(text=text), commit(text=text))
+    assert (code, "one" in out) == (0, True)
+
+
 def test_only_what_is_slower_by_a_quarter_fails(commit, compare, tmp_path):
     base = commit({"one": 1.0, "two": 1.0, "three": 1.0, "four": 1.0})
     head = commit({"one": 1.3, "two": 1.2, "three": 1.0, "four": 0.5})

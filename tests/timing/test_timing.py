@@ -80,6 +80,10 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
     assert "advice: a update takes 1.30 times its baseline\n" in said
     assert cli.main([*asked, "--save-baseline", str(file)]) == 0
     assert set(baselines.read(file)) == {"another machine", provenance.cpu_name()}
+    (tmp_path / "work.py").write_text(work({"sample": 0.2}))
+    assert cli.main([*asked, "--save-baseline", str(file)]) == 0
+    kept = [name.split()[1] for name in baselines.read(file)[provenance.cpu_name()]["products"]]
+    assert kept == ["name=update", "name=act", "name=sample"]  # what was not timed this time stays
 
 
 @pytest.mark.parametrize(
@@ -97,6 +101,9 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
         (["--baseline", "bad.json"], "bad.json is no baseline file"),
         (["--save-baseline", "bad.json"], "bad.json is no baseline file"),
         (["--baseline", "none.json"], "there is no baseline in none.json"),
+        (["--out", "t.json", "--save-baseline", "./t.json"], "--out t.json is the baseline file too"),
+        (["--out", "/proc/timing.json"], "/proc/timing.json cannot be written"),
+        (["--algos", "qsm(m_q=10)", "--save-baseline", "b.json"], "give qsm(m_q=10) one of its own, as in mine=qsm(m_q=10)"),
         (["steps=5"], "timing takes no settings"),
     ],
 )
