@@ -18,6 +18,7 @@ from bench.rundir import HEARTBEAT, Experiment, RunDir
 
 EXIT = {"done": 0, "failed": 1, "stopped": 3, "disk full": 4}
 # What terminals and schedulers send: the last two are Slurm's and others' warnings before a time limit.
+IN_USE = "is in use by"  # of every refusal because of another process
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 LOOK = 0.5  # seconds for which a grid waits for its lock: `watch` looks at it for a moment, again and again
 LOCK_WAIT = 20.0  # seconds in which a worker that was told to stop has written its checkpoint
@@ -40,7 +41,7 @@ def locked(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
                     continue
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise UsageError(f"{what} is in use by {owner}; wait for it or choose another --name")
+            raise UsageError(f"{what} {IN_USE} {owner}; wait for it or choose another --name")
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {os.uname().nodename}")
         file.flush()
@@ -61,7 +62,7 @@ def refuse_where_another_host_works(directory: RunDir) -> None:
         time.sleep(0.2)
         now = directory.progress()
         if now is not None and now["time"] != first["time"]:
-            raise UsageError(f"{directory.path} is in use by pid {first['pid']} on {first['host']}, whose heartbeat goes on")
+            raise UsageError(f"{directory.path} {IN_USE} pid {first['pid']} on {first['host']}, whose heartbeat goes on")
 
 
 def thread_limits(threads: int) -> dict[str, str]:

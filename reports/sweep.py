@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write(sweep: Path, out: Path | None = None, *, allow_mixed: bool = False) ->
     alike = [row for row in rows if row["env"] not in mixed]
     gains = {label: gain(label, alike) for label in studies}
     parts = [
-        _answer(content, gains, mixed, outdated, look),
+        _answer(content, gains, rows, mixed, outdated, look),
         _search(studies, look),
         _parameters(studies, look),
         _best(studies),
@@ -130,14 +131,15 @@ def _subtitle(content: Record) -> str:
 
 
 def _answer(
-    content: Record, gains: dict[str, Row | None], mixed: dict[str, str], outdated: dict[str, int], look: dict[str, Look]
-) -> Section:
+    content: Record, gains: dict[str, Row | None], confirmed: list[Row], mixed: dict[str, str], outdated: dict[str, int],
+    look: dict[str, Look],
+) -> Section:  # fmt: skip
     blocks: list[Any] = [Text(" ".join(_verdict(label, found) for label, found in gains.items()), "lead")]
     for label, trial in outdated.items():
         best = content["studies"][label]["best"]
         text = f"{label}: trial {trial}, which led before, was confirmed, trial {best} was not; repeat the command to do it."
         blocks.append(Text(text, "notice"))
-    blocks += [Text(text, "notice") for text in _cautions(content, gains)]
+    blocks += [Text(text, "notice") for text in _cautions(content, gains, confirmed)]
     blocks += [Text(f"Tuned and default are not compared on {env}: {what}.", "notice") for env, what in mixed.items()]
     rows = []
     for label, study in content["studies"].items():
@@ -182,7 +184,7 @@ def _verdict(label: str, found: Row | None) -> str:
     return f"Tuning changed the score of **{label}** by {size} on {seeds}, which may be nothing."
 
 
-def _cautions(content: Record, gains: dict[str, Row | None]) -> list[str]:
+def _cautions(content: Record, gains: dict[str, Row | None], rows: list[Row]) -> list[str]:
     found = []
     for label, study in content["studies"].items():
         done = study["budget"]["trials"]
@@ -190,6 +192,12 @@ def _cautions(content: Record, gains: dict[str, Row | None]) -> list[str]:
             found.append(f"{label}: {done} of {study['asked']} trials are done; repeat the command to finish.")
         if study["budget"]["fail"]:
             found.append(f"{label}: {plural(study['budget']['fail'], 'trial')} failed; the table of trials says why.")
+        for name, what in ((label, "its defaults"), (label + TUNED, "its winner")):
+            own = [row for row in rows if row["label"] == name]
+            lost = Counter("left out" if row["state"] == "done" else row["state"] for row in own if not row["scored"])
+            if lost and gains[label]:
+                ends = listing([f"{count} {state}" for state, count in sorted(lost.items())])
+                found.append(f"{label}: of {len(own)} confirmation runs of {what}, {ends}; the comparison is of the others.")
         if gains[label] and gains[label]["left_out"]:
             found.append(f"{label}: not confirmed on {listing(gains[label]['left_out'])}, where runs are missing.")
     if unlike := _unlike(list(content["studies"].values())):
@@ -342,7 +350,8 @@ def _made(content: Record) -> Section:
     method = (
         "A trial is a run on every task and tuning seed. Its value is the final score, normalised by the task's range "
         "and averaged "
-        "over seeds and tasks; pruning compares the same average at equal frames. Tuning seeds and the seeds of the "
+        "over seeds and tasks; the median pruner compares the best such average so far with the median of the others at the "
+        "same frames. Tuning seeds and the seeds of the "
         "confirmation are "
         "disjoint. The confirmation is an ordinary experiment in `confirm/`, with a report of its own."
     )

@@ -18,8 +18,9 @@ from bench.rundir import Experiment, RunDir, dump_json, read_json, replace_file
 from bench.sweep.plan import SUFFIX, Plan
 from bench.sweep.space import Space
 from bench.sweep.storage import Opened, public
-from bench.worker import locked
+from bench.worker import IN_USE, locked
 
+WRITING = 60.0  # seconds that another process gets to write sweep.json
 FEWEST = 4  # complete trials from which the importance of parameters is looked at
 
 
@@ -91,16 +92,23 @@ def importance(opened: Opened) -> tuple[dict[str, float] | None, str]:
 
 
 def snapshot(asked: Plan, studies: list[Opened]) -> None:
-    """sweep.json: everything that the report shows, whichever storage the trials lie in."""
-    known = read_json(asked.path / "sweep.json") or {
-        "name": asked.path.name, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "studies": {},
-    }  # fmt: skip
-    known |= {
-        "storage": public(asked.storage), "preset": asked.preset, "confirm": asked.confirm,
-        "command": command(asked),
-        "studies": known["studies"] | {opened.asked.label: study_record(asked, opened) for opened in studies},
-    }  # fmt: skip
-    replace_file(asked.path / "sweep.json", dump_json(known))
+    """sweep.json, everything that the report shows, whichever storage the trials lie in; and the winners' files. What another
+    process has written meanwhile stays: its other algorithms, and what it says of more trials."""
+    own = {opened.asked.label: study_record(asked, opened) for opened in studies}
+    with locked(asked.path / "sweep.lock", str(asked.path / "sweep.json"), WRITING):
+        known = read_json(asked.path / "sweep.json") or {
+            "name": asked.path.name, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "studies": {},
+        }  # fmt: skip
+        there = known["studies"]
+        own = {label: record for label, record in own.items() if label not in there or there[label]["asked"] <= record["asked"]}
+        known |= {
+            "storage": public(asked.storage), "preset": asked.preset, "confirm": asked.confirm, "command": command(asked),
+            "studies": there | own,
+        }  # fmt: skip
+        replace_file(asked.path / "sweep.json", dump_json(known))
+        for label, record in own.items():
+            if record["config"]:
+                replace_file(asked.path / "conf" / "algo" / f"{label}{SUFFIX}.yaml", record["config"].encode())
 
 
 def study_record(asked: Plan, opened: Opened) -> dict[str, Any]:
@@ -108,8 +116,6 @@ def study_record(asked: Plan, opened: Opened) -> dict[str, Any]:
     complete = not opened.unfinished()
     values, why = importance(opened) if complete else (None, "the sweep is not complete")
     text = config_file(asked, opened) if winner else None
-    if winner:
-        replace_file(asked.path / "conf" / "algo" / f"{opened.asked.label}{SUFFIX}.yaml", text.encode())
     algo = opened.asked.base()[0].algo
     return {
         "asked": opened.asked.trials,
@@ -166,9 +172,9 @@ def confirm(asked: Plan, studies: list[Opened], retry_failed: bool) -> int:
             outcome = carry(asked.engine, experiment, unfinished(experiment, indices, retry_failed))
             code = summary(experiment, indices, outcome)
     except UsageError as error:
-        if "in use by" not in str(error):
+        if IN_USE not in str(error):
             raise
-        print(f"the confirmation is being run by another process ({experiment.path}), which writes the report")
+        print(f"another process runs a confirmation ({experiment.path}); repeat the command when it is over")
         return 3
     return max(code, 1) if nothing and code != 3 else code
 

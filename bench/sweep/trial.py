@@ -16,10 +16,10 @@ from bench.config import UsageError
 from bench.engines import Carrier
 from bench.engines.common import DISK_FULL, stop_requests
 from bench.grid import Cell
-from bench.rundir import Experiment, dump_json, replace_file
+from bench.rundir import Experiment, RunDir, dump_json, replace_file
 from bench.sweep.status import ENDED
 from bench.sweep.storage import Claim
-from bench.worker import locked
+from bench.worker import IN_USE, locked
 
 ATTEMPTS = 2  # of a run whose process died (out of memory, a killed worker): it continues from its checkpoint
 RELEASE = 120.0  # seconds that the runs of a lost trial get to end themselves
@@ -67,6 +67,8 @@ def refuse_others(experiment: Experiment, cells: list[Cell], record: dict[str, A
 def carry(engine: Carrier, experiment: Experiment, indices: list[int], progress: Progress) -> dict[int, str]:
     """All runs of the trial side by side, so that they can be compared with other trials at equal steps on the way."""
     outcome = dict.fromkeys(indices, "done")
+    if progress.look():  # decided by a process that was lost
+        return outcome
     for _ in range(ATTEMPTS):
         todo = [index for index in indices if experiment.run_dir(experiment.cells()[index]).state() not in ("done", "failed")]
         if not todo:
@@ -79,13 +81,16 @@ def carry(engine: Carrier, experiment: Experiment, indices: list[int], progress:
 
 
 def wait_for_release(paths: list[Path], claim: Claim) -> None:
-    """Runs of a lost trial end themselves with a checkpoint when their parent is gone; they are not started before that.
-    A signal ends the wait: the engine, which is told of it too, then starts none."""
+    """Runs of a lost trial end themselves with a checkpoint when their parent is gone; they are not started before that. On
+    a cluster they go on without it, and are waited for while their heartbeat goes on. A signal ends the wait: the engine,
+    which is told of it too, then starts none."""
     until = time.monotonic() + RELEASE
     with stop_requests() as stopping:
         for path in paths:
-            while (path / "lock").exists() and time.monotonic() < until and not stopping:
+            while (path / "lock").exists() and not stopping:
                 claim.beat()
+                if time.monotonic() > until and RunDir(path).state() != "running":
+                    break
                 try:
                     with locked(path / "lock", str(path)):
                         break
@@ -100,7 +105,8 @@ def failure(experiment: Experiment, outcome: dict[int, str]) -> str:
         directory = experiment.run_dir(cells[index])
         if directory.state() == "failed":
             return f"{cells[index]['dir']}: {(directory.failure() or {}).get('error', 'failed')}"
-        if outcome[index] not in ("done", "stopped", DISK_FULL):
+        elsewhere = IN_USE in outcome[index]  # a run that outlived its sweep goes on: nothing of it has failed
+        if outcome[index] not in ("done", "stopped", DISK_FULL) and not elsewhere:
             return f"{cells[index]['dir']}: {outcome[index]}"
     return ""
 
@@ -119,8 +125,9 @@ class Progress:
 
     def __post_init__(self) -> None:
         number = self.claim.opened.trial_id(self.claim.number)
-        before = self.claim.opened.storage.get_trial(number).intermediate_values  # of a process that is gone
-        self._known, self._last = set(before), max(before, default=-1)
+        before = self.claim.opened.storage.get_trial(number)  # what a process that is gone has told
+        self._known, self._last = set(before.intermediate_values), max(before.intermediate_values, default=-1)
+        self._pruned_at = before.user_attrs.get("pruned_at")  # Hyperband's answer is another one the second time
 
     def __call__(self) -> bool:
         """Whether the engine is to stop the runs; said once, for a second time would cost them their checkpoints."""
@@ -150,7 +157,10 @@ class Progress:
             if step not in self._known:
                 self.claim.trial.report(value, step)
             last = complete and step == curve[-1][0]
-            if step >= self._last and not last and self.claim.trial.should_prune():
+            if self._pruned_at is None and step >= self._last and not last and self.claim.trial.should_prune():
+                self._pruned_at = step
+                self.claim.trial.set_user_attr("pruned_at", step)
+            if step == self._pruned_at:
                 self.pruned = True
                 break
         return self.pruned

@@ -21,7 +21,9 @@ from bench.config import UsageError, algo_values, available
 from bench.engines import local
 from bench.engines.common import DISK_FULL, _tell, stop_requests
 from bench.options import parser
+from bench.rundir import RunDir
 from bench.sweep import command as command_module
+from bench.sweep import finish
 from bench.sweep import trial as trial_module
 from bench.sweep.plan import plan
 from bench.sweep.space import find, load
@@ -113,7 +115,15 @@ def test_a_serial_sweep_is_reproducible_also_when_it_is_killed_on_the_way(sweep,
             raise Killed
         decide(self, warm)
 
+    pruned, tell = iter([True, False, True]), trial_module.tell
+
+    def after(claim, progress, failed=""):
+        if progress.pruned and next(pruned, False):  # between the pruner's answer and its record
+            raise Killed
+        return tell(claim, progress, failed)
+
     monkeypatch.setattr(run_module.Run, "_decide", until)
+    monkeypatch.setattr(trial_module, "tell", after)
     kills = 0
     while True:
         try:
@@ -121,7 +131,7 @@ def test_a_serial_sweep_is_reproducible_also_when_it_is_killed_on_the_way(sweep,
             break
         except Killed:
             kills += 1
-    assert (done.code, kills) == (0, 4)
+    assert (done.code, kills) == (0, 6)
     whole, killed = recorded(root="whole"), recorded(root="killed")
     assert outcome(killed) == outcome(whole)
     assert len({str(t["params"]) for t in whole["trials"]}) == 16
@@ -524,6 +534,57 @@ def test_a_signal_ends_the_wait_for_the_runs_of_a_lost_trial(tmp_path, monkeypat
     with locked(tmp_path / "lock", "a run"):
         trial_module.wait_for_release([tmp_path, tmp_path], SimpleNamespace(beat=beat))
     assert beats == [0, 1]
+
+
+@pytest.mark.parametrize("lasts", [True, False])
+def test_a_run_that_outlives_its_sweep_is_waited_for_while_its_heartbeat_goes_on(tmp_path, monkeypatch, lasts):
+    """As a task of a cluster does; one without a heartbeat is given up after a while."""
+    monkeypatch.setattr(trial_module, "RELEASE", 0.5)
+    beats, directory = [], RunDir(tmp_path)
+    if lasts:
+        directory.write_progress({"state": "running", "time": time.time()})
+
+    def beat():
+        beats.append(len(beats))
+        if len(beats) == 10:
+            directory.write_progress({"state": "stopped", "time": time.time()})
+
+    with locked(tmp_path / "lock", "a run"):
+        trial_module.wait_for_release([tmp_path], SimpleNamespace(beat=beat))
+    assert (len(beats) >= 10) == lasts
+
+
+def test_a_run_that_another_process_has_is_no_failed_trial(sweep, monkeypatch):
+    with monkeypatch.context() as patch:
+        told = "died (exit code 2): error: it is in use by pid 5 on node7 (worker.log)"
+        patch.setattr(local, "submit", lambda experiment, indices, options, watch: dict.fromkeys(indices, told))
+        assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 3
+    assert not list(Path("runs/s/trials").rglob("ended.json"))
+    assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
+    assert [trial["state"] for trial in recorded()["trials"]] == ["complete"] * 2
+
+
+def test_a_process_of_fewer_trials_takes_nothing_back(sweep, monkeypatch):
+    """It began before another one had more, and writes after it."""
+    assert sweep(PLANE, "--trials", "3").code == 0
+    asked, studies = [], []
+    with monkeypatch.context() as patch:
+        patch.setattr(command_module, "snapshot", lambda plan, opened: (asked.append(plan), studies.append(opened)))
+        assert sweep(PLANE, "--trials", "3").code == 0
+    assert sweep(PLANE, "--trials", "8").code == 0
+    before = recorded(), Path("runs/s/conf/algo/aim_tuned.yaml").read_bytes()
+    finish.snapshot(asked[0], studies[0])
+    assert (recorded(), Path("runs/s/conf/algo/aim_tuned.yaml").read_bytes()) == before
+
+
+def test_confirmation_runs_that_failed_are_named_beside_the_comparison(sweep, command):
+    assert sweep(PLANE, "--trials", "2", "--confirm", "3").code == 0
+    lost = Path("runs/s/confirm/toy_interior/aim_tuned/seed_1")
+    (lost / "DONE").rename(lost / "FAILED.json")
+    (lost / "FAILED.json").write_text("{}")
+    assert command("report", "runs/s", "--out", "out").code == 0
+    told = "aim: of 3 confirmation runs of its winner, 1 failed; the comparison is of the others."
+    assert told in Path("out/report.md").read_text()
 
 
 def test_a_confirmation_that_failed_can_be_run_again(sweep, monkeypatch):
