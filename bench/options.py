@@ -135,7 +135,7 @@ def sweep_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--as-worker", type=int, metavar="PARENT", help=argparse.SUPPRESS)
     sub.epilog = (
         f"{SETTINGS} Here --seeds is the number of tuning seeds (default: 3), and --jobs counts trials, "
-        "whose runs go side by side (default: cores / runs of a trial). "
+        "whose runs go side by side (default: cores, or device slots, / runs of a trial). "
         "The same command elsewhere (same --root and --name, or same --storage) works on the same sweep."
     )
 

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,13 @@ class Options:
     def slots(self) -> list[str]:
         """A device for each run at a time, in turn: two runs share a device only where none is left free."""
         return list(self.devices) * self.per_device
+
+    def share(self, k: int, processes: int) -> Options:
+        """Of `processes` that divide this machine's devices, those of the k-th: together no more runs on a device than
+        `per_device`, where there are as many slots as processes."""
+        own = self.slots()[k % len(self.slots()) :: processes]
+        devices = tuple(dict.fromkeys(own))
+        return replace(self, devices=devices, per_device=min(own.count(device) for device in devices))
 
     def here(self) -> int:
         """Runs at a time on this machine."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.config import UsageError
 from bench.engines import Carrier
-from bench.engines.common import stop_requests
+from bench.engines.common import Options, stop_requests
 from bench.rundir import read_json
 from bench.sweep.finish import confirm, snapshot
 from bench.sweep.plan import Plan, plan
@@ -37,7 +37,9 @@ def sweep(args: Any) -> int:
     if args.as_worker:
         return EXIT[work(studies, asked.engine)]
     snapshot(asked, studies)
-    jobs = args.jobs or max(1, len(os.sched_getaffinity(0)) // asked.cells_per_trial)
+    options = asked.engine.options
+    room = len(options.slots()) or len(os.sched_getaffinity(0))
+    jobs = args.jobs or max(1, room // asked.cells_per_trial)
     count = asked.studies[0].trials
     left = sum(len(opened.unfinished()) for opened in studies)
     print(
@@ -45,7 +47,7 @@ def sweep(args: Any) -> int:
         f"{left} trials to go, {jobs} at a time",
         flush=True,
     )
-    state = work(studies, asked.engine) if jobs == 1 or not left else carry(min(jobs, left))
+    state = work(studies, asked.engine) if jobs == 1 or not left else carry(min(jobs, left), options)
     snapshot(asked, studies)
     if open_trials := [f"{o.asked.label} {t.number}" for o in studies for t in o.unfinished()]:
         if state == "refused":
@@ -119,14 +121,17 @@ def line(mine: Claim, state: str) -> str:
     return f"{mine.opened.asked.label} trial {mine.number} ({params}): {what}{top}; {done} of {len(trials)} done"
 
 
-def carry(jobs: int) -> str:
+def carry(jobs: int, options: Options) -> str:
     """Processes that take trials, `jobs` of them: done, stopped, or refused where one could not go on. One that dies leaves
-    its trial to the others."""
+    its trial to the others. Each has its own share of this machine's devices."""
     command = [sys.executable, "-m", "bench", *sys.argv[1:], "--as-worker", str(os.getpid())]
-    env = os.environ | thread_limits(1)
-    workers = [
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, start_new_session=True) for _ in range(jobs)
-    ]
+    workers = []
+    for k in range(jobs):
+        words, env = command, os.environ | thread_limits(1)
+        if options.devices:
+            own = options.share(k, jobs)
+            words, env = [*command, "--per-device", str(own.per_device)], env | {"CUDA_VISIBLE_DEVICES": ",".join(own.devices)}
+        workers.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, env=env, start_new_session=True))
     stopping: list[int] = []
 
     def stop(number: int, _frame: Any) -> None:

@@ -56,6 +56,18 @@ def test_runs_share_devices_by_slots(tmp_path, monkeypatch, jobs, at_once):
     assert options.slots()[:2] == ["0", "GPU-5a"]  # a free device before a shared one
 
 
+@pytest.mark.parametrize(
+    ("devices", "each", "processes"), [("0,1", 1, 2), ("0,1", 2, 2), ("0,1,2", 2, 4), ("0,1", 4, 3), ("0", 2, 2)]
+)
+def test_processes_share_devices_without_more_runs_on_one_than_asked(devices, each, processes):
+    options = Options(devices=tuple(devices.split(",")), per_device=each)
+    parts = [options.share(k, processes).slots() for k in range(processes)]
+    assert all(parts)
+    assert all(sum(part.count(device) for part in parts) <= each for device in options.devices)
+    assert {device for part in parts for device in part} == set(options.devices)
+    assert Options(devices=("0",)).share(1, 2).slots() == ["0"]  # more processes than slots: they have to share
+
+
 def test_the_caller_learns_of_a_signal_that_came_too_late_for_the_runs(tmp_path, monkeypatch):
     """A sweep takes no other trial then; the end of a pruned one, which its watcher asks for, stops no sweep."""
     monkeypatch.setattr(local, "command", lambda *_: [sys.executable, "-S", "-c", "import time; time.sleep(0.5)"])
