@@ -24,7 +24,7 @@ SAME = ("torch", "matmul_precision")  # of entries whose bodies can be compared
 def refuse_unnamed(algos: str | None) -> None:
     """UsageError for other settings under an algorithm's own name, by which its stored timings are known."""
     for variant in parse_variants(algos) if algos else ():
-        if variant.settings and variant.label == variant.algo:
+        if variant.settings and variant.label == variant.algo.rpartition(":")[2]:
             raise UsageError(f"stored timings go by name: give {variant.text} one of its own, as in mine={variant.text}")
 
 

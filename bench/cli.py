@@ -303,7 +303,7 @@ def timing(args: argparse.Namespace) -> int:
 
     asked = {name: getattr(args, name) for name in ("algos", "T", "batch", "width", "device", "mode")}
     settings = {name: value for name, value in asked.items() if value is not None}
-    for path in filter(None, (args.out, args.baseline, args.save_baseline)):
+    for path in filter(None, (args.out, args.save_baseline)):
         check_file(path)
     if args.baseline or args.save_baseline:
         baselines.refuse_unnamed(args.algos)

@@ -27,12 +27,17 @@ def merge(collection: Collection, *, allow_mixed: bool = False) -> Collection:
 
 def _fill(collection: Collection) -> None:
     """Drops the missing cells whose run lies in another experiment, and all but one of those that several lack: a grid may
-    have been worked on in several places."""
-    known = {(run.env, run.label, run.seed) for run in collection.runs}
+    have been worked on in several places. A run with other settings is not theirs."""
+    runs = {(run.env, run.label, run.seed): run for run in collection.runs}
     first = {}
     for cell in collection.missing:
-        first.setdefault((cell.env, cell.label, cell.seed), cell)
-    collection.missing = [cell for key, cell in first.items() if key not in known]
+        first.setdefault((cell.env, cell.label, cell.seed, _algo(cell.config)), cell)
+
+    def made(cell: Missing) -> bool:
+        run = runs.get((cell.env, cell.label, cell.seed))
+        return run is not None and (not cell.config or _algo(cell.config) == _algo(run.config))
+
+    collection.missing = [cell for cell in first.values() if not made(cell)]
 
 
 def _refuse_mixed(collection: Collection, allow_mixed: bool) -> None:

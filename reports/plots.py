@@ -15,7 +15,7 @@ from reports.charts import Bar, clouds, intervals, ridges, stacked
 from reports.figures import Look, Panel, Series, draw, kilo, lines, looks, series
 from reports.html import Figure
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Run
-from reports.summary import Row, scores, set_ups, share_of_tasks
+from reports.summary import SIZED, Row, scores, set_ups, share_of_tasks
 from reports.words import listing
 
 BAND = "Thin lines are seeds, the thick line is their mean"
@@ -287,9 +287,11 @@ def steps_of_denoising(timing: list[Row], labels: list[str]) -> Figure | None:
     if not panels:
         return None
     one = main_timings(timing, "actor") or main_timings(timing, "update")
-    setup = ", ".join(f"{key} {one[0][key]}" for key in ("batch", "width", "device", "mode") if one[0].get(key))
+    setup = ", ".join(f"{key} {one[0][key]}" for key in SIZED if one[0].get(key))
+    quiet = one[0].get("clock") != "processor"
+    shade = ", shade: interquartile range" if quiet else ", in processor time, for others used the core"
     how = (
-        f"Medians of repeated timings ({setup}), shade: interquartile range. A flat line: the cost does not depend on T; "
+        f"Medians of repeated timings ({setup}){shade}. A flat line: the cost does not depend on T; "
         "dashed: no denoising chain."
     )
     return draw("timing_steps", "Cost against the number of denoising steps", "Milliseconds against denoising steps T",

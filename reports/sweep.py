@@ -137,7 +137,8 @@ def _answer(
     blocks: list[Any] = [Text(" ".join(_verdict(label, found) for label, found in gains.items()), "lead")]
     for label, trial in outdated.items():
         best = content["studies"][label]["best"]
-        text = f"{label}: trial {trial}, which led before, was confirmed, trial {best} was not; repeat the command to do it."
+        do = "repeat the command" if content["confirm"] else "give --confirm N"
+        text = f"{label}: trial {trial}, which led before, was confirmed, trial {best} was not; {do} to have it confirmed."
         blocks.append(Text(text, "notice"))
     blocks += [Text(text, "notice") for text in _cautions(content, gains, confirmed)]
     blocks += [Text(f"Tuned and default are not compared on {env}: {what}.", "notice") for env, what in mixed.items()]

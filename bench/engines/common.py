@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import signal
 import sys
@@ -39,6 +40,10 @@ class Options:
         own = self.slots()[k % len(self.slots()) :: processes]
         devices = tuple(dict.fromkeys(own))
         return replace(self, devices=devices, per_device=min(own.count(device) for device in devices))
+
+    def least_share(self, processes: int) -> float:
+        """Slots of the process that has the fewest; without devices there is no limit."""
+        return min(len(self.share(k, processes).slots()) for k in range(processes)) if self.devices else math.inf
 
     def here(self) -> int:
         """Runs at a time on this machine."""

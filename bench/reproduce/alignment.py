@@ -144,7 +144,7 @@ def run(budget: Budget, context: Context) -> Findings:
     }
     results = budget.grid.train(context)
     correlations = {(run.env, run.seed): correlation(run) for run in results.runs("qsm")}
-    verdicts = judge(exact, gains, min(budget.radii), correlations)
+    verdicts = judge(exact, gains, min(budget.radii), correlations, results.summary["envs"])
     numbers = {"exact": exact, "rank_correlation": by_task(correlations), **results.numbers()}
     return Findings(verdicts, numbers, [theory(exact, gains, aligned, turned), training(results, correlations)])
 
@@ -166,7 +166,7 @@ def by_task(correlations: dict[tuple[str, int], float]) -> dict[str, list[float]
 
 
 def judge(
-    exact: dict, gains: dict, radius: float, correlations: dict[tuple[str, int], float]
+    exact: dict, gains: dict, radius: float, correlations: dict[tuple[str, int], float], tasks: list[str]
 ) -> dict[str, Verdict]:
     cosine, share = exact["smallest_cosine_at_the_optimum"], exact["improved"][str(radius)]
     monotone = min(exact["smallest_improvement_by_matching"]) >= -1e-9
@@ -184,7 +184,7 @@ def judge(
             f"{exact['distance_to_optimum'][-1]:.0e} from the optimum in {len(exact['distance_to_optimum']) - 1} updates.",
         ),
         "training": above(
-            over_tasks({key: np.arctanh(np.clip(value, -0.999, 0.999)) for key, value in correlations.items()}), 0.0,
+            over_tasks({key: np.arctanh(np.clip(value, -0.999, 0.999)) for key, value in correlations.items()}, tasks), 0.0,
             "Fisher's z of the rank correlation of alignment and return along QSM's training",
         ),
     }

@@ -56,9 +56,10 @@ def run(budget: Budget, context: Context) -> Findings:
 def judge(results: Results, times: dict, noise: dict, depths: tuple[int, ...]) -> dict:
     normal = 5 if 5 in depths else depths[-1]
     ratios = times[normal][:, METHODS.index("dql")] / times[normal][:, METHODS.index("qsm")] if len(times[normal]) else []
+    tasks = results.summary["envs"]
     noise, at = {key: found for key, found in noise.items() if len(found) == len(GRADIENTS)}, depths.index(normal)
-    gaps = over_tasks({key: np.log10(found[BARE][at] / found["qsm"][at]) for key, found in noise.items()})
-    growth = over_tasks({key: np.log10(found[BARE][-1] / found[BARE][0]) for key, found in noise.items()})
+    gaps = over_tasks({key: np.log10(found[BARE][at] / found["qsm"][at]) for key, found in noise.items()}, tasks)
+    growth = over_tasks({key: np.log10(found[BARE][-1] / found[BARE][0]) for key, found in noise.items()}, tasks)
     better = larger(results.tasks("qsm"), results.tasks("dql"), "qsm - dql, normalised", least=-MARGIN)
     return {
         "time": above(

@@ -140,14 +140,12 @@ def missing(*grids: Results) -> list[Text]:
     return [Text(f"Without {listing(names)}{more}.", "notice")]
 
 
-def over_tasks(found: Mapping[tuple[str, int], float]) -> np.ndarray:
-    """Means over tasks [n] of values by task and seed, for each seed that every task has. Seeds of different tasks have
-    nothing in common, so that any pairing of them gives independent means."""
-    envs = {env for env, _ in found}
+def over_tasks(found: Mapping[tuple[str, int], float], tasks: Sequence[str]) -> np.ndarray:
+    """Means over tasks [n] of values by task and seed, for each seed that every task has: none where a task has none. Seeds
+    of different tasks have nothing in common, so that any pairing of them gives independent means."""
     seeds = sorted({seed for _, seed in found})
-    return np.array([
-        np.mean([found[env, seed] for env in sorted(envs)]) for seed in seeds if all((env, seed) in found for env in envs)
-    ])  # fmt: skip
+    whole = [seed for seed in seeds if all((env, seed) in found for env in tasks)]
+    return np.array([np.mean([found[env, seed] for env in tasks]) for seed in whole])
 
 
 def gated(gate: Verdict | None, verdict: Verdict) -> Verdict:

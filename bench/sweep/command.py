@@ -40,6 +40,8 @@ def sweep(args: Any) -> int:
     options = asked.engine.options
     room = len(options.slots()) or len(os.sched_getaffinity(0))
     jobs = args.jobs or max(1, room // asked.cells_per_trial)
+    while not args.jobs and jobs > 1 and options.least_share(jobs) < asked.cells_per_trial:
+        jobs -= 1  # the runs of a trial go side by side
     count = asked.studies[0].trials
     left = sum(len(opened.unfinished()) for opened in studies)
     print(

@@ -82,8 +82,8 @@ def carry(engine: Carrier, experiment: Experiment, indices: list[int], progress:
 
 def wait_for_release(paths: list[Path], claim: Claim) -> None:
     """Runs of a lost trial end themselves with a checkpoint when their parent is gone; they are not started before that. On
-    a cluster they go on without it, and are waited for while their heartbeat goes on. A signal ends the wait: the engine,
-    which is told of it too, then starts none."""
+    a cluster they go on without it, and are waited for while their heartbeat goes on. A signal ends the wait: the engine is
+    told of it too."""
     until = time.monotonic() + RELEASE
     with stop_requests() as stopping:
         for path in paths:

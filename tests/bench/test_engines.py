@@ -63,6 +63,7 @@ def test_processes_share_devices_without_more_runs_on_one_than_asked(devices, ea
     options = Options(devices=tuple(devices.split(",")), per_device=each)
     parts = [options.share(k, processes).slots() for k in range(processes)]
     assert all(parts)
+    assert options.least_share(processes) == min(map(len, parts))
     assert all(sum(part.count(device) for part in parts) <= each for device in options.devices)
     assert {device for part in parts for device in part} == set(options.devices)
     assert Options(devices=("0",)).share(1, 2).slots() == ["0"]  # more processes than slots: they have to share

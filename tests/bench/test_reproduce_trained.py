@@ -121,10 +121,10 @@ def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypat
 
 
 def test_a_task_counts_once_for_a_seed():
-    """Two tasks of two seeds are two values; a seed that a task lacks is none."""
+    """Two tasks of two seeds are two values; a seed that a task lacks is none, nor is any where a task has no seed."""
     found = {("a", 0): 1.0, ("a", 1): 2.0, ("b", 1): 4.0, ("b", 0): 5.0, ("b", 2): 9.0}
-    assert over_tasks(found).tolist() == [3.0, 3.0]
-    assert over_tasks({}).tolist() == []
+    assert over_tasks(found, ["a", "b"]).tolist() == [3.0, 3.0]
+    assert over_tasks(found, ["a", "b", "c"]).tolist() == []
 
 
 def test_a_gate_of_each_asks_the_one_that_learned_least():

@@ -643,6 +643,19 @@ def test_a_grid_that_was_made_in_two_places_lacks_nothing(tmp_path: Path, undraw
     assert [(cell["n"], cell["asked"]) for cell in summary["cells"]] == [(4, 5), (4, 5)]
 
 
+def test_another_configurations_run_is_not_the_missing_one(tmp_path: Path, undrawn: None) -> None:
+    here = synthetic.experiment(tmp_path / "here", labels=("qsm",), seeds=2, evaluations=3)
+    there = synthetic.experiment(tmp_path / "there", labels=("qsm", "sac"), seeds=2, evaluations=3)
+    content = json.loads((there / "experiment.json").read_text())
+    for cell in content["cells"]:
+        cell["config"] = json.loads((there / cell["dir"] / "config.yaml").read_text())
+        if cell["label"] == "qsm":
+            cell["config"]["algo"]["m_q"] = 10.0
+            synthetic.drop(there / cell["dir"])
+    synthetic.write_json(there / "experiment.json", content)
+    assert write(here, there)[0]["states"] == {"done": 4, "missing": 2}
+
+
 def test_what_has_no_scale_or_no_clock_is_not_told(tmp_path: Path, undrawn: None) -> None:
     """Without a top of the range nobody reached a share of it, nor failed to; a run without a clock has no time of its own,
     and takes none from others, wherever it stands."""

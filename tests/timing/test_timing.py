@@ -104,6 +104,7 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
         (["--out", "t.json", "--save-baseline", "./t.json"], "--out t.json is the baseline file too"),
         (["--out", "/proc/timing.json"], "/proc/timing.json cannot be written"),
         (["--algos", "qsm(m_q=10)", "--save-baseline", "b.json"], "give qsm(m_q=10) one of its own, as in mine=qsm(m_q=10)"),
+        (["--algos", "my:Own(lr=1)", "--baseline", "b.json"], "give my:Own(lr=1) one of its own, as in mine=my:Own(lr=1)"),
         (["steps=5"], "timing takes no settings"),
     ],
 )
