@@ -185,12 +185,16 @@ def test_the_readme_says_what_the_pages_say() -> None:
     page = (ROOT / "docs" / "reproduction" / "fig8" / "report.md").read_text()
     tables, results = ((RESULTS / name).read_text() for name in ("tables.md", "README.md"))
     grid, paper, own = (re.findall(r"\d+\s\[−?[\d.]+,\s[\d.]+\]", part) for part in (*text.split("The claims of"), results))
-    assert (len(grid), len(paper), len(own)) == (13, 3, 16)
+    assert (len(grid), len(paper), len(own)) == (17, 3, 19)
     for told, source in ((grid, tables), (own, tables), (paper, page)):
         for value in told:
             assert f"{value.replace(chr(10), ' ')}?" in source
     sac, td3 = rows_of(tables, "SAC beside"), rows_of(tables, "TD3 beside")
-    assert [row["mean here"] for row in sac] == ["in it"] * 3
+    assert [row["mean here"] for row in sac] == [*["in it"] * 3, "below"]
+    *_, spin = equal = rows_of(tables, "SAC after")
+    assert [row["mean here"] for row in equal] == [*["above"] * 3, "in it"]
+    between = f"{spin['SAC, pytorch_sac']} and {spin['SAC, SimBa repository']}"
+    assert all(between in " ".join(page.split()) for page in (text, results))
     for told in (" ".join(page.split()) for page in (text, results)):
         assert all(row["range"] in told for row in sac)
     assert all(row["SpinningUp"] in " ".join(results.split()) for row in td3)
