@@ -27,8 +27,9 @@ from reports.words import NOTHING, estimate, listing, number
 HERE = Path(__file__).parent
 PRESETS = ("dmc100k", "qsm100k")
 FRAMES = 100_000
-PER_FRAME = ("pytorch_sac", "simba_sac")  # sources with an update for each frame; here there is one for each two
-EQUAL = 50_000  # frames at which these have made as many updates as we at FRAMES (47,500)
+# frames at which sources with an update for each frame have made our 47,500: both begin after 5,000 decisions, pytorch_sac with
+# an update a decision at action repeat 1, SimBa with two at action repeat 2
+EQUAL = {"pytorch_sac": 52_500, "simba_sac": 57_500}
 TD3 = {
     "dmc/cartpole-swingup": (782.6, 92.9),
     "dmc/cheetah-run": (190.9, 147.6),
@@ -99,10 +100,9 @@ def tables() -> str:
                 note="The range is that of the sources' means at the same frames.",
             ),
             "SAC after as many updates": Table(
-                ["task", "here", *(references.PUBLISHED[source] for source in PER_FRAME), "mean here"], equal_updates(main),
-                note="Theirs at 50,000 frames, an update each (pytorch_sac at action repeat 1, between its evaluations at "
-                "40,000 and 60,000; SimBa with two updates a decision), ours at 100,000 frames with 47,500 updates. In it: "
-                "between the two.",
+                ["task", "here", *(references.PUBLISHED[source] for source in EQUAL), "mean here"], equal_updates(main),
+                note="After 47,500 updates: ours at 100,000 frames, pytorch_sac's at 52,500, SimBa's at 57,500, between their "
+                "evaluations. In it: between the two.",
             ),
             "TD3 beside SpinningUp's": Table(["task", "here", "SpinningUp"], td3(main), note=theirs),
         }  # fmt: skip
@@ -149,7 +149,7 @@ def equal_updates(summary: Row) -> Rows:
     rows = []
     for env in summary["envs"]:
         curves = {found.source: found.trained for found in references.published(env)}
-        means = [float(np.interp(EQUAL, *curves[source])) for source in PER_FRAME]
+        means = [float(np.interp(frames, *curves[source])) for source, frames in EQUAL.items()]
         if final := cell_of(summary, env, "sac")["final"]:
             rows.append([env, estimate(final), *map(number, means), place(final["value"], means)])
     return rows
