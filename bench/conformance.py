@@ -237,20 +237,26 @@ def test_phases_return_finite_detached_tensors(algo):
     assert any(name.endswith("_loss") for name in returned), f"no phase returns a *_loss; returned were {sorted(returned)}"
 
 
+READS = "a phase reads a tensor's value (.item(), .tolist(), if tensor: ...), for which a GPU must wait; return the tensor"
+
+
 class NoHostSync(TorchDispatchMode):
     """Fails where a tensor's value is read by Python."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._overloadpacket.__name__
-        assert name not in ("_local_scalar_dense", "is_nonzero"), (
-            "a phase reads a tensor's value (.item(), float(), if tensor: ...), for which a GPU must wait; return the tensor"
-        )
+        assert func._overloadpacket.__name__ not in ("_local_scalar_dense", "is_nonzero"), READS
         return func(*args, **(kwargs or {}))
 
 
-def test_phases_read_no_value_on_the_host(algo):
+def reads(*_, **__):
+    pytest.fail(READS)
+
+
+def test_phases_read_no_value_on_the_host(algo, monkeypatch):
     agent = build(algo)
     train(agent, period(agent))  # optimizers make their state in the first updates
+    for name in ("tolist", "numpy", "__array__"):  # of a CPU tensor these pass by the dispatcher
+        monkeypatch.setattr(Tensor, name, reads)
     with NoHostSync():
         train(agent, period(agent))
 

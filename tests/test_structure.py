@@ -47,8 +47,10 @@ def test_bench_names_no_algorithm():
     modules = {f"algos.{name}" for name in AGENTS}
     for path in (ROOT / "bench").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            module = getattr(node, "module", None) if isinstance(node, ast.ImportFrom) else None
-            assert module not in modules, f"{path.name} imports {module}"
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{name}" for name in names)]
+            assert not modules & set(names), f"{path.name} imports {names}"
             if isinstance(node, ast.Compare):
                 constants = {c.value for c in ast.walk(node) if isinstance(c, ast.Constant)}
                 assert not constants & set(AGENTS), f"{path.name}:{node.lineno} compares with the name of an algorithm"

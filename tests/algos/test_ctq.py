@@ -114,20 +114,21 @@ def small_batch(agent) -> Trajectories:
 
 def test_the_updates_are_the_papers_sums():
     """With weight one: Theta += sum dJ delta, psi += sum dq delta, delta held constant."""
-    agent = make(envs=4, weight="one", control_variate=False, centered=False, delta_clip=0.0)
+    spec = envs.make("generation/gmm1d", 0, f_start=0.2, f_end=3.0, time=1.6)[1]  # g^2 changes along the way
+    agent = make(spec, envs=4, weight="one", control_variate=False, centered=False, delta_clip=0.0)
     batch = small_batch(agent)
     delta, value, q = agent.deltas(batch)
     critic_loss, actor_loss = agent.losses(delta, value, q)
     obs, action = batch.obs.flatten(0, 1), batch.action.flatten(0, 1)
-    n = len(obs)
+    n, g2 = len(obs), agent.dynamics.g2(obs[:, 0])
     with torch.no_grad():
         after = batch.reward.flatten() + batch.discount.flatten() * agent.critic(batch.next_obs.flatten(0, 1))
-        by_hand = after - agent.critic(obs) + 2.0 * (action - agent.actor(obs)).square().sum(1) * agent.dynamics.dt
+        by_hand = after - agent.critic(obs) + g2 * (action - agent.actor(obs)).square().sum(1) * agent.dynamics.dt
     torch.testing.assert_close(delta, by_hand)
     weights = list(agent.actor.parameters())
     found = torch.autograd.grad(actor_loss, weights)
     mean = agent.actor(obs)
-    wanted = torch.autograd.grad((mean * (2 * 2.0 * (action - mean).detach() * delta[:, None])).sum() / n, weights)
+    wanted = torch.autograd.grad((mean * (2 * g2[:, None] * (action - mean).detach() * delta[:, None])).sum() / n, weights)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, -b, atol=1e-5, rtol=1e-4)
     weights = list(agent.critic.parameters())
@@ -198,3 +199,32 @@ def test_the_score_is_the_priors_and_what_the_data_add():
     t = t.clamp(min=spec.dynamics.dt / 2)
     ratio = spec.dynamics.alpha(t) / spec.dynamics.sigma2(t).sqrt()
     torch.testing.assert_close(net(obs), ratio * net.body(features(obs, spec.dynamics)) - y / 1.5)
+
+
+def test_the_averaged_score_follows_by_one_minus_ema():
+    agent = make(envs=4, ema=0.8)
+    for parameter in agent.averaged.parameters():
+        parameter.data.fill_(1.0)
+    agent.average(None, {})
+    for kept, parameter in zip(agent.averaged.parameters(), agent.actor.parameters(), strict=True):
+        torch.testing.assert_close(kept, 0.8 * torch.ones_like(kept) + 0.2 * parameter)
+
+
+def test_both_rates_fall_by_a_cosine():
+    agent = make(envs=4, critic_lr=0.2, actor_lr=0.1, decay_updates=4)
+    rates = []
+    for agent.updates in (0, 2, 4):
+        agent.schedule()
+        rates.append((agent.critic_optimizer.lr, agent.actor_optimizer.lr))
+    assert [rate for pair in rates for rate in pair] == pytest.approx([0.2, 0.1, 0.1, 0.05, 0, 0], abs=1e-9)
+
+
+def test_errors_are_weighed_by_the_noise_of_their_time(monkeypatch):
+    """sigma(t), the standard deviation of what the forward process adds by t, of each row of the batch."""
+    spec = envs.make("generation/gmm1d", 0, f_start=0.2, f_end=3.0, time=1.6)[1]
+    agent, seen = make(spec, envs=4, weight="sigma"), []
+    losses = agent.losses
+    monkeypatch.setattr(agent, "losses", lambda *given: seen.append(given[3]) or losses(*given))
+    batch = small_batch(agent)
+    agent.martingale(batch, {})
+    torch.testing.assert_close(seen[0], agent.dynamics.sigma2(batch.obs.flatten(0, 1)[:, 0]).sqrt())

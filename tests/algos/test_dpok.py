@@ -83,9 +83,10 @@ def rolled_out(agent, n: int, h, generator):
     return (h(y) - agent.config.kl_weight * penalties).mean(), batch
 
 
-def test_the_policys_gradient_is_that_of_the_objective():
+@pytest.mark.parametrize("settings", [{}, {"f_start": 0.2, "f_end": 3.0, "time": 1.6}])
+def test_the_policys_gradient_is_that_of_the_objective(settings):
     """Against derivatives through the chain itself; DPOK's, without the penalties to come, is another."""
-    spec, off = envs.make("generation/gmm1d", 0, steps=4)[1], {}
+    spec, off = envs.make("generation/gmm1d", 0, steps=4, **settings)[1], {}
     for to_go in (True, False):
         config = Config((8,), (8,), kl_weight=4.0, penalty_to_go=to_go)
         agent = DPOK(spec, config, torch.Generator().manual_seed(0))
@@ -133,3 +134,12 @@ def test_a_good_model_is_the_data_and_is_then_tilted(generated):
     best, data, reward = generated(DPOK, Config(), beta=2.0, rollouts=120)
     assert best < 0.15 < data  # 0.08; without the penalties to come 0.28
     assert reward > -0.6
+
+
+def test_the_averaged_score_follows_by_one_minus_ema():
+    agent = make(envs=4, ema=0.8)
+    for parameter in agent.averaged.parameters():
+        parameter.data.fill_(1.0)
+    agent.average(None, {})
+    for kept, parameter in zip(agent.averaged.parameters(), agent.actor.parameters(), strict=True):
+        torch.testing.assert_close(kept, 0.8 * torch.ones_like(kept) + 0.2 * parameter)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from bench import conformance
@@ -9,7 +11,7 @@ from bench import conformance
 BROKEN = """
 import torch
 from dataclasses import dataclass
-from algos.agent import Adam, normal
+from algos.agent import Adam, Phase, normal
 from algos import sac, td3
 
 
@@ -77,6 +79,23 @@ class Reads(sac.SAC):
     def critic(self, batch, noise):
         info = super().critic(batch, noise)
         return info if info["critic_loss"].item() >= 0 else {}
+
+
+class ReadsAll(sac.SAC):
+    def critic(self, batch, noise):
+        info = super().critic(batch, noise)
+        return info if info["critic_loss"].tolist() >= 0 else {}
+
+
+class NoMethod(sac.SAC):
+    phases = (*sac.SAC.phases, Phase("polish"))
+
+
+class Stops(sac.SAC):
+    def act(self, obs, noise, mode):
+        if mode == "explore" and self.updates > 2:
+            raise RuntimeError("enough")
+        return super().act(obs, noise, mode)
 
 
 class NoLoss(td3.TD3):
@@ -192,6 +211,9 @@ CAUGHT = [
     ("Nan", "test_phases_return_finite_detached_tensors", "ratio is not finite"),
     ("NoLoss", "test_phases_return_finite_detached_tensors", r"no phase returns a \*_loss"),
     ("Reads", "test_phases_read_no_value_on_the_host", "reads a tensor's value"),
+    ("ReadsAll", "test_phases_read_no_value_on_the_host", "reads a tensor's value"),
+    ("NoMethod", "test_declarations_are_complete", "phases names 'polish'"),
+    ("Stops", "test_a_run_ends_and_its_policy_loads", "RuntimeError: enough"),
     ("Counts", "test_phases_leave_the_update_counter_to_the_schedule", r"'critic' reads self.updates"),
     ("EveryUpdate", "test_phases_run_when_they_are_due", "due were"),
     ("WritesBatch", "test_update_leaves_the_batch_alone", "the batch after phase 'critic'"),
@@ -218,7 +240,13 @@ def broken(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize(("name", "test", "says"), CAUGHT, ids=[name for name, _, _ in CAUGHT])
-def test_caught(broken, name, test, says):
-    arguments = {"mode": "sample", "n": 1} if "shape" in test else {"mode": "sample"} if "pure_function_of_obs" in test else {}
+def test_caught(broken, request, name, test, says):
+    given = {"mode": "sample", "n": 1}
+    names = inspect.signature(getattr(conformance, test)).parameters.keys() - {"algo"}
+    arguments = {key: given[key] if key in given else request.getfixturevalue(key) for key in names}
     with pytest.raises((AssertionError, pytest.fail.Exception), match=says):
         getattr(conformance, test)(f"{broken}:{name}", **arguments)
+
+
+def test_each_conformance_test_catches_something():
+    assert {test for _, test, _ in CAUGHT} == {name for name in vars(conformance) if name.startswith("test_")}

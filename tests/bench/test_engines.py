@@ -53,16 +53,18 @@ def test_runs_share_devices_by_slots(tmp_path, monkeypatch, jobs, at_once):
         now = [device for device, a, b in spans if float(a) <= float(start) < float(b)]
         assert len(now) <= at_once
         assert all(now.count(device) <= 2 for device in now)
-    assert options.slots()[:2] == ["0", "GPU-5a"]  # a free device before a shared one
+    assert options.slots() == ["0", "GPU-5a"] * 2  # a free device before a shared one
 
 
 @pytest.mark.parametrize(
-    ("devices", "each", "processes"), [("0,1", 1, 2), ("0,1", 2, 2), ("0,1,2", 2, 4), ("0,1", 4, 3), ("0", 2, 2)]
+    ("devices", "each", "processes", "used"),
+    [("0,1", 1, 2, 2), ("0,1", 2, 2, 4), ("0,1,2", 2, 4, 6), ("0,1", 4, 3, 6), ("0", 2, 2, 2)],
 )
-def test_processes_share_devices_without_more_runs_on_one_than_asked(devices, each, processes):
+def test_processes_share_devices_without_more_runs_on_one_than_asked(devices, each, processes, used):
     options = Options(devices=tuple(devices.split(",")), per_device=each)
     parts = [options.share(k, processes).slots() for k in range(processes)]
     assert all(parts)
+    assert sum(map(len, parts)) == used
     assert options.least_share(processes) == min(map(len, parts))
     assert all(sum(part.count(device) for part in parts) <= each for device in options.devices)
     assert {device for part in parts for device in part} == set(options.devices)

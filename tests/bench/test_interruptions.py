@@ -61,16 +61,21 @@ def test_an_evaluation_keeps_the_heart_beating(small, train, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("number", worker.STOP_SIGNALS)
-def test_a_second_signal_ends_the_process_at_once(number):
+def test_a_second_signal_ends_the_process_at_once(number, tmp_path):
+    """The first one does not: the run has a checkpoint to write."""
+    goes_on = tmp_path / "after the first"
     child = os.fork()
     if child == 0:
-        current = SimpleNamespace(stop=False)
-        stop_on_signal(current)
-        os.kill(os.getpid(), number)
-        first = current.stop
-        os.kill(os.getpid(), signal.SIGTERM)
-        os._exit(100 + first)
+        try:
+            current = SimpleNamespace(stop=False)
+            stop_on_signal(current)
+            os.kill(os.getpid(), number)
+            goes_on.write_text(str(current.stop))
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os._exit(100)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == EXIT["stopped"]
+    assert goes_on.read_text() == "True"
 
 
 @pytest.mark.slow

@@ -83,13 +83,16 @@ def test_a_logger_whose_package_is_missing_says_what_to_install(command, tmp_pat
     assert not any(tmp_path.iterdir())
 
 
-def test_a_logger_is_operation(small, train, results, tmp_path):
+def test_a_logger_is_operation(small, train, results, tmp_path, monkeypatch):
     """It may be changed when a run goes on, and changes no number."""
-    config, other = small("sac"), small("sac", "logger=tensorboard")
-    train(config, tmp_path)
     from bench.rundir import RunDir
 
-    assert RunDir(tmp_path).prepare(other)[0].logger == "tensorboard"
+    config, other = small("sac"), small("sac", "logger=tensorboard")
+    train(config, tmp_path / "none")
+    assert RunDir(tmp_path / "none").prepare(other)[0].logger == "tensorboard"
+    monkeypatch.setattr(run, "mirror", lambda *_: None)
+    train(other, tmp_path / "other")
+    assert results(tmp_path / "none") == results(tmp_path / "other")
 
 
 @pytest.mark.slow

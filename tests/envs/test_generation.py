@@ -14,6 +14,7 @@ from envs.generation.truth import Truth
 from envs.spec import Dynamics
 
 CONSTANT = Dynamics(1.0, 1.0, 1.0, 2.5, 50, "sde")
+VARYING = {"f_start": 0.2, "f_end": 3.0, "time": 1.6}  # f and g that change along the way
 VP = Dynamics(0.2, 3.0, 1.5, 1.6, 50, "sde")
 
 
@@ -63,12 +64,12 @@ def test_open_episodes_of_different_lengths_are_had_again():
     env, _ = make(steps=5)
     actions = np.random.default_rng(1).normal(size=(3, 3, 1)).astype(np.float32)
     env.start([4, 0, 2])
-    for a in actions:
-        env.step(a)
+    seen = [env.step(a)[0] for a in actions]
     after = env.step(np.zeros((3, 1)))[0]
     again, _ = make(steps=5)
     obs = again.resume([4, 0, 2], [actions[:, 0], [], actions[:2, 2]])
     assert obs[:, 0].tolist() == [np.float32(1.0), np.float32(2.5), np.float32(1.5)]
+    assert [obs[0].tolist(), obs[2].tolist()] == [seen[2][0].tolist(), seen[1][2].tolist()]
     full, _ = make(steps=5)
     full.resume([4, 0, 2], list(actions.transpose(1, 0, 2)))
     assert full.step(np.zeros((3, 1)))[0].tolist() == after.tolist()
@@ -117,8 +118,9 @@ def test_the_exact_score_of_one_point_leads_to_it():
     assert np.sqrt(np.square(y - 0.7).mean()) == pytest.approx(math.sqrt(d.g2(d.dt) * d.dt), rel=0.07)
 
 
-def test_the_sdes_noise_is_new_at_every_step():
-    env, spec = make(copies=4000, steps=3)
+@pytest.mark.parametrize("settings", [{}, VARYING])
+def test_the_sdes_noise_is_new_at_every_step(settings):
+    env, spec = make(copies=4000, steps=3, **settings)
     d, obs, drawn = spec.dynamics, env.reset()[0], []
     drawn.append(obs[:, 1] / math.sqrt(d.sigma2(d.time)))
     for step in range(3):
@@ -131,13 +133,15 @@ def test_the_sdes_noise_is_new_at_every_step():
     np.testing.assert_allclose(np.cov(drawn), np.eye(4), atol=5 / math.sqrt(4000))
 
 
-def test_rewards_are_the_penalty_and_at_the_end_the_reward():
-    env, spec = make(copies=50, steps=2, beta=3.0, center=0.5)
+@pytest.mark.parametrize("settings", [{}, VARYING])
+def test_rewards_are_the_penalty_and_at_the_end_the_reward(settings):
+    env, spec = make(copies=50, steps=2, beta=3.0, center=0.5, **settings)
     d, action = spec.dynamics, np.full((50, 1), 0.3)
-    env.reset()
+    obs, _ = env.reset()
     for last in (False, True):
-        _, reward, _, _, info = env.step(action)
-        penalty = -d.g2(0.0) * d.dt * (info["score"][:, 0] - 0.3) ** 2
+        t = float(obs[0, 0])
+        obs, reward, _, _, info = env.step(action)
+        penalty = -d.g2(t) * d.dt * (info["score"][:, 0] - 0.3) ** 2
         terminal = -3.0 * (info["final_obs"][:, 1] - 0.5) ** 2 if last else np.zeros(50)
         np.testing.assert_allclose(info["terminal_reward"], terminal, rtol=1e-5)
         np.testing.assert_allclose(reward, penalty + terminal, rtol=1e-5)

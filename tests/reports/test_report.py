@@ -157,6 +157,27 @@ def test_tables_show_the_summary(written: Path) -> None:
                 assert f"{words.number(estimate['value'])}" in text
 
 
+def test_columns_hold_what_their_headings_say(study: Path) -> None:
+    """Numbers that are somewhere on the page may still stand under another name."""
+    summary, text = summary_of(study / "report"), (study / "report" / "report.md").read_text()
+    parts = [[line.split(" | ") for line in block.splitlines() if line.startswith("|")] for block in text.split("\n\n")]
+    tables = [[[cell.strip("| ") for cell in row] for row in part] for part in parts if part]
+    (scores,) = (table for table in tables if {"untrained", "AUC"} <= set(table[0]))
+    (aggregates,) = (table for table in tables if "final: optimality gap" in table[0])
+    assert len(scores) == 2 + len(summary["cells"])
+    for row, cell in zip(scores[2:], summary["cells"], strict=True):
+        for heading, name in (("final", "final"), ("best", "best"), ("AUC", "auc"), ("untrained", "untrained")):
+            value = f"{words.number(cell[name]['value'])} {words.interval(cell[name])}" if cell[name] else words.NOTHING
+            assert row[scores[0].index(heading)] == value
+    for row in aggregates[2:]:
+        own = summary["aggregates"]["labels"][row[0]]
+        for heading in aggregates[0]:
+            column, _, statistic = heading.partition(": ")
+            if statistic:
+                one = own[column.lower()][statistic.lower().replace(" ", "_")]
+                assert row[aggregates[0].index(heading)] == f"{words.number(one['value'])} {words.interval(one)}"
+
+
 def test_rows_come_from_the_run_directories(quick: Path) -> None:
     run = synthetic.run_dir(quick, "dmc/cartpole-swingup", "dql", 1)
     evals = [json.loads(line) for line in (run / "evals.jsonl").read_text().splitlines()]
