@@ -252,12 +252,12 @@ def reads(*_, **__):
     pytest.fail(READS)
 
 
-def test_phases_read_no_value_on_the_host(algo, monkeypatch):
+def test_phases_read_no_value_on_the_host(algo):
     agent = build(algo)
     train(agent, period(agent))  # optimizers make their state in the first updates
-    for name in ("tolist", "numpy", "__array__"):  # of a CPU tensor these pass by the dispatcher
-        monkeypatch.setattr(Tensor, name, reads)
-    with NoHostSync():
+    with NoHostSync(), pytest.MonkeyPatch.context() as patch:
+        for name in ("tolist", "numpy", "__array__"):  # of a CPU tensor these pass by the dispatcher
+            patch.setattr(Tensor, name, reads)
         train(agent, period(agent))
 
 
