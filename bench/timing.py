@@ -23,11 +23,11 @@ from typing import Any
 
 from bench import provenance
 from bench.config import UsageError
+from reports.records import BUSY
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFINITIONS = "bench/bodies.py"  # from the root of a checkout
 PEERS = ROOT / "tests" / "timing" / "peers"
-BUSY = 1.05  # clock over processor time from which others use the core
 RATES = ("fp32_gflops", "copy_gbs", "small_op_us")  # of a calibration
 PEER_SETTINGS = (  # label, file, what it needs installed, its settings besides the shapes
     ("sb3", "sb3.py", "stable_baselines3", {"precision": "highest"}),

@@ -25,6 +25,7 @@ Record = dict[str, Any]
 DRAWN_LINES = 500  # metrics are only drawn
 CLOCK_LINES = 1000  # cumulative seconds are close to a straight line between neighbours
 METRICS = ("q_mean", "critic_loss", "alignment", "actor_grad_norm", "actor_loss")  # those that a report draws
+BUSY = 1.05  # clock over processor time of a measured core from which others used it too
 HEARTBEAT_S = 60  # a run whose progress.json is older has been interrupted
 
 

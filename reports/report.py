@@ -9,11 +9,9 @@ from reports import answer, clocks, html, provenance, sections, summary
 from reports.figures import looks
 from reports.load import Collection, read
 from reports.merge import merge
-from reports.records import jsonable, read_json
+from reports.records import BUSY, jsonable, read_json
 from reports.summary import Row
 from reports.words import listing, plural
-
-BUSY = 1.05  # of a measured core: the clock's time over the processor's, from which others used it too
 
 
 def write_report(
