@@ -36,10 +36,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`outcome` is HOLDS, FAILS or OPEN; `why` gives the numbers that decided, and for OPEN what would decide."""
+    """`outcome` is HOLDS, FAILS or OPEN; `why` gives the numbers that decided, and for OPEN what would decide; `seen` is `why`
+    without the latter, where it says so."""
 
     outcome: str
     why: str
+    seen: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def alike(x: Sequence[np.ndarray], y: Sequence[np.ndarray], what: str, *, within
         return Verdict(HOLDS, f"{text}, within ±{number(within)}.")
     if found.low > within or found.high < -within:
         return Verdict(FAILS, f"{text}, beyond ±{number(within)}.")
-    return Verdict(OPEN, f"{text}, on both sides of {number(nearest)}; {_would_decide(needed, 'seed')}.")
+    return _open(f"{text}, on both sides of {number(nearest)}", needed, "seed")
 
 
 def _lacks_seeds(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> bool:
@@ -105,7 +107,14 @@ def every(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict on a claim of several parts: it holds if all do, and fails if one does."""
     outcomes = {verdict.outcome for verdict in verdicts}
     outcome = FAILS if FAILS in outcomes else OPEN if OPEN in outcomes else HOLDS
-    return Verdict(outcome, " ".join(verdict.why for verdict in verdicts))
+    why, seen = ([getattr(verdict, name) or verdict.why for verdict in verdicts] for name in ("why", "seen"))
+    return Verdict(outcome, " ".join(why), " ".join(seen))
+
+
+def gated(gate: Verdict | None, verdict: Verdict) -> Verdict:
+    """`verdict`, unless a gate says that the runs cannot speak about it; then both their reasons stand on the page, without
+    the number of seeds that would have decided, which is no help then."""
+    return verdict if gate is None else Verdict(OPEN, f"{gate.why} For the record: {verdict.seen or verdict.why}")
 
 
 def _from_interval(found: stats.Estimate, threshold: float, what: str, needed: int | None, unit: str) -> Verdict:
@@ -117,16 +126,16 @@ def _from_interval(found: stats.Estimate, threshold: float, what: str, needed: i
         return Verdict(HOLDS, f"{text}, above {number(threshold)}.")
     if found.high < threshold:
         return Verdict(FAILS, f"{text}, below {number(threshold)}.")
-    return Verdict(OPEN, f"{text}, on both sides of {number(threshold)}; {_would_decide(needed, unit)}.")
+    return _open(f"{text}, on both sides of {number(threshold)}", needed, unit)
 
 
 def _told(found: stats.Estimate, unit: str) -> str:
     return f"{number(found.value)} [{number(found.low)}, {number(found.high)}] from {plural(found.n, unit)}"
 
 
-def _would_decide(needed: int | None, unit: str) -> str:
+def _open(seen: str, needed: int | None, unit: str) -> Verdict:
     would = f"about {plural(needed, unit)} would decide" if needed else f"more than 1000 {unit}s would be needed"
-    return f"with this mean and spread {would}"
+    return Verdict(OPEN, f"{seen}; with this mean and spread {would}.", f"{seen}.")
 
 
 def write_page(
@@ -139,7 +148,8 @@ def write_page(
     if missing:
         raise ValueError(f"{name}: no verdict on {', '.join(missing)}; each claim needs one")
     answered = [
-        {"key": c.key, "claim": c.text, "rule": c.rule, "revised": c.revised, **vars(findings.verdicts[c.key])} for c in claims
+        {"key": c.key, "claim": c.text, "rule": c.rule, "revised": c.revised,
+         "outcome": findings.verdicts[c.key].outcome, "why": findings.verdicts[c.key].why} for c in claims
     ]  # fmt: skip
     lead = "\n\n".join(f"**{c['outcome'].capitalize()}**: {c['claim']}" for c in answered)
     first = Section("verdict", "Claim and verdict", [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.reproduce import Context, Study
-from bench.reproduce.grids import SAYS, SMALL, Grid, gated
-from reports.reproduction import Claim, Findings, every, larger
+from bench.reproduce.grids import SAYS, SMALL, Grid
+from reports.reproduction import Claim, Findings, every, gated, larger
 
 # cheetah-run, walker-run and hopper-hop are named in the paper's public reviews; the other three are our choice.
 TASKS = ",".join(f"dmc/{task}" for task in

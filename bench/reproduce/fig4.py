@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from bench.reproduce import Context, Study
-from bench.reproduce.grids import SAYS, SMALL, Grid, Results, gated, sampled
+from bench.reproduce.grids import SAYS, SMALL, Grid, Results, sampled
 from reports.figures import Panel, draw, lines, series
 from reports.html import Figure, Section, Table, Text
-from reports.reproduction import Claim, Findings, above, heatmaps
+from reports.reproduction import Claim, Findings, above, gated, heatmaps
 from reports.words import number
 
 LEARNED, BINS = 0.3, 21

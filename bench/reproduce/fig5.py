@@ -8,11 +8,11 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from bench.reproduce import Context, Study
-from bench.reproduce.grids import SAYS, SMALL, Grid, Results, gated, sampled
+from bench.reproduce.grids import SAYS, SMALL, Grid, Results, sampled
 from reports.charts import clouds
 from reports.figures import draw
 from reports.html import Figure, Section, Table, Text
-from reports.reproduction import Claim, Findings, every, larger, plane
+from reports.reproduction import Claim, Findings, every, gated, larger, plane
 from reports.words import number
 
 LEARNED, BINS = 0.2, 10

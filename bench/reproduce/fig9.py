@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bench.reproduce import Context, Study
-from bench.reproduce.grids import SAYS, SMALL, Grid, Results, gated
+from bench.reproduce.grids import SAYS, SMALL, Grid, Results
 from reports.html import Section, Table
-from reports.reproduction import Claim, Findings, larger
-from reports.words import number
+from reports.reproduction import Claim, Findings, gated, larger
+from reports.words import NOTHING, number
 
 DEPTHS, LEARNED = (5, 10, 20, 50), 0.2
 ALGOS = ",".join(f"T{depth}=qsm(T={depth})" for depth in DEPTHS)
@@ -21,13 +21,16 @@ def run(budget: Grid, context: Context) -> Findings:
 
 
 def cost(results: Results) -> Section:
-    rows = []
-    for depth in DEPTHS:
-        values = [results.values(column, f"T{depth}") for column in ("ms_actor", "ms_per_update")]
-        rows.append([str(depth), *(number(column.mean()) if len(column) else "–" for column in values)])
+    labels = [f"T{depth}" for depth in DEPTHS]
+    columns = [results.times(column, *labels) for column in ("ms_actor", "ms_per_update")]
+    rows = [
+        [str(depth), *(number(times.mean()) if len(times) else NOTHING for times in found)]
+        for depth, *found in zip(DEPTHS, *columns, strict=True)
+    ]
+    kind = "Seconds of the processor" if results.collection.shares else "Wall-clock"
     note = (
-        "During the runs, on a machine that did other work beside them. The actor's update does not depend on T; the critic's "
-        "target and acting take T forward passes."
+        f"{kind}, from the runs themselves, where one set-up timed them all. The actor's update does not depend on T; the "
+        "critic's target and acting take T forward passes."
     )
     table = Table(["T", "ms, actor's update", "ms, whole update"], rows, "Update time", note)
     return Section("cost", "What depth costs", [table])

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import cli
+from bench.config import UsageError
 from bench.engines.common import stop_requests
-from bench.reproduce import Context, Stopped
+from bench.reproduce import PRESETS, Context, Stopped
 from bench.rundir import Experiment
-from reports import load, plots, summary
+from reports import clocks, load, plots, summary
 from reports.figures import looks
 from reports.html import Section, Table, Text
 from reports.load import Collection, Run
@@ -52,18 +53,22 @@ class Grid:
         words = argparse.Namespace(**vars(context.how) | own)
         words.overrides = cli.overrides(words, list(self.settings))
         with stop_requests() as stopping:
-            code = cli.run(words)
+            try:
+                code = cli.run(words)
+            except UsageError as error:  # of an experiment that is there: here its name is the study's, and its place one's own
+                raise UsageError(str(error).replace("--name", "--root")) from error
         if stopping or code == 3:  # a signal may come when the runs are over; then no other grid is begun
             raise Stopped
-        return Results(Experiment(context.root, name))
+        return Results(Experiment(context.root, name), context.preset)
 
 
 class Results:
     """A grid's runs as the reports see them: `collection`, a row for each seed, and the summary of all."""
 
-    def __init__(self, experiment: Experiment):
-        self.name = experiment.path.name
+    def __init__(self, experiment: Experiment, preset: str):
+        self.name, self.preset = experiment.path.name, preset
         self.collection: Collection = merge(load.read([experiment.path]))
+        clocks.leave_out_other_work(self.collection)
         self.rows = summary.per_seed(self.collection)
         self.summary = summary.summarise(self.collection, self.rows, allow_partial=True)
         self.look = looks(self.summary["labels"])
@@ -82,6 +87,14 @@ class Results:
         rows = [row for row in self.rows if row["label"] == label and env in (None, row["env"]) and row["scored"]]
         return np.array([row[column] for row in rows if row.get(column) is not None], dtype=np.float64)
 
+    def times(self, column: str, *labels: str) -> list[np.ndarray]:
+        """A column of times of each label's finished runs, [n] each, where these times compare the labels: of runs that were
+        timed under one set-up, and none if they were under several."""
+        rows = [row for row in self.rows if row["scored"] and row["label"] in labels and row["condition"]]
+        if len({row["condition"] for row in rows}) > 1:
+            rows = []
+        return [np.array([row[column] for row in rows if row["label"] == label and row.get(column)]) for label in labels]
+
     def tasks(self, label: str, column: str = "final_normalised") -> list[np.ndarray]:
         """A column of a label for each environment, as reports.stats wants it."""
         return [self.values(column, label, env) for env in self.summary["envs"]]
@@ -99,7 +112,8 @@ class Results:
         return Verdict(
             OPEN,
             f"Nothing has been learned that could be compared: the {'lowest' if each else 'highest'} mean final score is "
-            f"{number(means[asked])} of the normalised range ({asked}), and the rule asks for {least:g}.",
+            f"{number(means[asked])} of the normalised range ({asked}), and the rule asks for {least:g}. Runs of more frames "
+            f"come first{larger_budget(self.preset)}.",
         )
 
     def numbers(self) -> dict:
@@ -129,6 +143,12 @@ class Results:
         return Section("returns", title, [*blocks, Table(columns, rows, "Scores", note)])
 
 
+def larger_budget(preset: str) -> str:
+    """What to ask for where a preset's budget is too small."""
+    larger = PRESETS[PRESETS.index(preset) + 1 :]
+    return f" (--preset {' or '.join(larger)})" if larger else ""
+
+
 def missing(*grids: Results) -> list[Text]:
     """What has no finished run, if anything: a page says it before it draws on the others."""
     rows = [(found, row) for found in grids for row in found.rows if row["state"] != "done"]
@@ -146,11 +166,6 @@ def over_tasks(found: Mapping[tuple[str, int], float], tasks: Sequence[str]) -> 
     seeds = sorted({seed for _, seed in found})
     whole = [seed for seed in seeds if all((env, seed) in found for env in tasks)]
     return np.array([np.mean([found[env, seed] for env in tasks]) for seed in whole])
-
-
-def gated(gate: Verdict | None, verdict: Verdict) -> Verdict:
-    """`verdict`, unless a gate says that the runs cannot speak about it; then both their reasons stand on the page."""
-    return verdict if gate is None else Verdict(OPEN, f"{gate.why} For the record: {verdict.why}")
 
 
 def sampled(run: Run) -> tuple[np.ndarray, np.ndarray]:

@@ -94,7 +94,7 @@ def test_the_value_matrix_is_the_integral_along_the_flow():
         alignment.value_matrix(np.hstack([np.zeros((2, 2)), -np.eye(2)]))
 
 
-def test_the_perturbation_of_eq_37_improves_and_its_opposite_does_not():
+def test_the_perturbation_of_eq_37_improves_as_its_radius():
     points = np.random.default_rng(3).normal(size=(200, 4))
     away = points[alignment.cosines(alignment.TURNED, 0.0, points) < 0.9][:20]
     before = alignment.bumped_values(alignment.TURNED, away, 0.0, time=1.0)

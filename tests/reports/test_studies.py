@@ -1,0 +1,180 @@
+"""The studies of `reproduce` on made-up runs: every verdict rule both ways, and every page from runs done and failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import synthetic
+from PIL import Image
+
+from bench.reproduce import Context, alignment, boltzmann, fig3, fig4, fig5, fig8, fig9
+from bench.reproduce.grids import Grid, Results
+from bench.rundir import Experiment
+from reports import html, plots
+from reports.reproduction import FAILS, HOLDS, OPEN, write_page
+
+ENV = "dmc/cartpole-swingup"
+HIGH, LOW, NOTHING = 900.0, 400.0, 20.0
+
+
+@pytest.fixture
+def unpainted(monkeypatch):
+    """Learning curves are not drawn: they have tests of their own. The studies' own figures are."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "png")
+    blank = lambda name, caption, alt, paint, how="": html.Figure(name, buffer.getvalue(), "<svg/>", caption, alt)  # noqa: E731
+    monkeypatch.setattr(plots, "draw", blank)
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    """grid(final returns by label): Grid.train gives made-up runs with these returns at their ends, three seeds each."""
+
+    def make(envs: tuple[str, ...] = (ENV,), **finals: float) -> Results:
+        root = tmp_path / "grid"
+        shutil.rmtree(root, ignore_errors=True)
+        for label, final in finals.items():
+            for env in envs:
+                for seed in range(3):
+                    height = np.linspace(0, final + seed, 17)
+                    returns = np.repeat(height[:, None], 10, axis=1)
+                    synthetic.run(root, env, label, seed, returns=returns)
+        cells = [
+            {"env": env, "label": label, "seed": seed, "dir": f"{env.replace('/', '_')}/{label}/seed_{seed}"}
+            for env in envs for label in finals for seed in range(3)
+        ]  # fmt: skip
+        content = {"name": "grid", "preset": "quick", "command": [], "created": "2026-01-01T00:00:00"}
+        synthetic.write_json(root / "experiment.json", {**content, "cells": cells, "sweep": None})
+        monkeypatch.setattr(Grid, "train", lambda budget, context: Results(Experiment(tmp_path, "grid"), "quick"))
+        return Results(Experiment(tmp_path, "grid"), "quick")
+
+    return make
+
+
+# of studies whose exact part would take seconds
+SMALLER = {
+    alignment: {"perturbed": 20, "radii": (0.1,)},
+    boltzmann: {"langevin_alphas": (1,), "scales": (5,), "steps": (5,), "chains": 500, "samples": 500, "trained_scales": (1,),
+                "trained_steps": (5,), "updates": 3},
+}  # fmt: skip
+
+
+def verdicts(module, tmp_path: Path) -> dict[str, str]:
+    """Outcomes of a study at its quick budget, whose page is written too."""
+    study, name = module.STUDY, module.__name__.rpartition(".")[2]
+    budget = study.budgets["quick"]
+    budget = dataclasses.replace(budget, **SMALLER[module]) if module in SMALLER else budget
+    findings = study.run(budget, Context(name, "quick", tmp_path, SimpleNamespace()))
+    write_page(
+        tmp_path / name, name, study.title, source=study.source, claims=study.claims, findings=findings, budget="",
+        preset="quick",
+    )  # fmt: skip
+    return {key: verdict.outcome for key, verdict in findings.verdicts.items()}
+
+
+@pytest.mark.parametrize(
+    ("module", "key", "better", "worse"),
+    [(fig3, "return", {"qsm"}, {"sac", "td3"}), (fig9, "depth", {"T50"}, {"T5", "T10", "T20"})],
+)
+def test_a_claim_on_returns_holds_fails_or_is_open_as_the_returns_are(module, key, better, worse, grid, tmp_path, unpainted):
+    others = {"dql": LOW, "pg": LOW} if module is fig3 else {}
+    for high, low, outcome in ((HIGH, LOW, HOLDS), (LOW, HIGH, FAILS), (NOTHING, NOTHING, OPEN)):
+        grid(**dict.fromkeys(better, high), **dict.fromkeys(worse, low), **others)
+        assert verdicts(module, tmp_path)[key] == outcome
+
+
+def test_a_closed_gate_names_a_larger_budget_and_no_seeds(grid, tmp_path, unpainted):
+    grid(qsm=NOTHING, sac=NOTHING, td3=NOTHING, dql=NOTHING, pg=NOTHING)
+    context = Context("fig3", "quick", tmp_path, SimpleNamespace())
+    why = fig3.STUDY.run(fig3.STUDY.budgets["quick"], context).verdicts["return"].why
+    assert "Runs of more frames come first (--preset long or full)" in why
+    assert "would decide" not in why
+
+
+def test_the_page_of_the_boltzmann_study_is_written(tmp_path):
+    assert set(verdicts(boltzmann, tmp_path)) == {"langevin", "sampler", "denoiser"}
+
+
+@pytest.mark.parametrize("module", [fig3, fig4, fig5, fig9, alignment])
+def test_a_page_is_written_from_runs_that_are_done_and_from_none(module, grid, tmp_path, unpainted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)  # takes a minute to compile where it is installed
+    labels = [f"T{depth}" for depth in fig9.DEPTHS] if module is fig9 else ["qsm", "dql", "sac", "td3", "pg"]
+    grid(envs=("dmc/reacher-easy",) if module is fig5 else (ENV,), **dict.fromkeys(labels, HIGH))
+    verdicts(module, tmp_path)
+    for done in (tmp_path / "grid").rglob("DONE"):
+        synthetic.unfinish(done.parent, state="failed")
+    found = verdicts(module, tmp_path)
+    trained = set(found) - {"collinear", "improves"}
+    assert {found[key] for key in trained} == {OPEN}
+
+
+def test_times_of_several_set_ups_are_not_compared(grid, tmp_path):
+    """A run of T50 went on on another machine: its times are left out; one that ran there wholly leaves no comparison."""
+    grid(T5=HIGH, T50=HIGH)
+    first = synthetic.run_dir(tmp_path / "grid", ENV, "T50", 0) / "provenance.json"
+    here, there = synthetic.SESSION, synthetic.SESSION | {"cpu": "Another CPU"}
+    counts = {}
+    for name, sessions in {"one": [here], "continued": [here, there], "moved": [there]}.items():
+        synthetic.write_json(first, {"sessions": sessions})
+        results = Results(Experiment(tmp_path, "grid"), "quick")
+        counts[name] = [len(times) for times in results.times("ms_per_update", "T5", "T50")]
+    assert counts == {"one": [3, 3], "continued": [3, 2], "moved": [0, 0]}
+
+
+# -- rules on numbers ----------------------------------------------------------------------------------------------------
+
+
+def test_alignment_along_training_is_judged_by_its_correlation_over_seeds():
+    exact = {"smallest_cosine_at_the_optimum": 1.0, "median_cosine_of_the_turned_flow": 0.6, "improved": {"0.1": 1.0},
+             "smallest_improvement": {"0.1": 1e-5}, "smallest_improvement_by_matching": [0.0, 1e-12],
+             "distance_to_optimum": [1.0, 1e-15]}  # fmt: skip
+
+    def outcomes(correlations, **changed) -> tuple[str, ...]:
+        keyed = {(ENV, seed): value for seed, value in enumerate(correlations)}
+        return tuple(v.outcome for v in alignment.judge(exact | changed, {0.1: np.ones(3)}, 0.1, keyed, [ENV]).values())
+
+    assert outcomes([0.7, 0.8, 0.9]) == (HOLDS, HOLDS, HOLDS)
+    assert outcomes([-0.7, -0.8, -0.9], smallest_cosine_at_the_optimum=0.99) == (FAILS, HOLDS, FAILS)
+    assert outcomes([-0.7, 0.8, 0.1], smallest_improvement_by_matching=[0.0, -1e-3]) == (HOLDS, FAILS, OPEN)
+    assert outcomes([0.8] * 3, improved={"0.1": 0.99})[1] == FAILS
+
+
+def test_alignment_along_training_is_the_rank_correlation_of_evaluations_after_the_first_update():
+    curve = lambda step, value: SimpleNamespace(step=np.array(step), value=np.array(value, float))  # noqa: E731
+    evals = SimpleNamespace(step=np.arange(5) * 10, update=np.array([0, 0, 10, 20, 30]), value=np.array([9.0, 8, 1, 2, 3]))
+    run = SimpleNamespace(evals=evals, metrics={"alignment": curve([20, 30, 40], [0.1, 0.2, 0.3])})
+    assert alignment.correlation(run) == pytest.approx(1)
+    run.metrics = {"alignment": curve([20, 30, 40], [0.3, 0.2, 0.1])}
+    assert alignment.correlation(run) == pytest.approx(-1)
+
+
+def test_the_boltzmann_rules_ask_each_sampler_at_its_place():
+    def outcomes(langevin=0.001, qsm=1.0, short=1.0, long=0.05) -> tuple[str, ...]:
+        rows = [{"critic": "linear", "m_q": 1, "T": steps, "sampler": sampler, "kl": kl}
+                for sampler, steps, kl in (("QSM", 5, qsm), ("QSM", 200, qsm), ("exact denoiser", 5, short),
+                                           ("exact denoiser", 200, long), ("exact denoiser, x0 clipped", 200, 1))]  # fmt: skip
+        return tuple(v.outcome for v in boltzmann.judge([{"kl": 0.0}, {"kl": langevin}], rows, 200).values())
+
+    assert outcomes() == (HOLDS, FAILS, HOLDS)
+    assert outcomes(langevin=0.02, qsm=0.1, long=0.2) == (FAILS, HOLDS, FAILS)
+
+
+def test_fig8_judges_time_return_and_noise_each_by_its_own(grid):
+    def outcomes(qsm=1.0, dql=3.0, bare=(1e2, 1e3), own=1.0, finals=(HIGH, LOW)) -> tuple[str, ...]:
+        results = grid(qsm=finals[0], dql=finals[1], pg=LOW)
+        times = {5: np.tile([qsm, dql, 9.0], (4, 1)) * np.array([[1.0], [1.1], [1.2], [1.0]])}
+        noise = {(ENV, seed): {"qsm": [own * (1 + seed / 10), 2.0], "dql": [1.0, 1.0], "pg": [1.0, 1.0],
+                               fig8.BARE: [value * (1 + seed / 20) for value in bare]} for seed in range(3)}  # fmt: skip
+        return tuple(verdict.outcome for verdict in fig8.judge(results, times, noise, (5, 20)).values())
+
+    assert outcomes() == (HOLDS, HOLDS, HOLDS)
+    assert outcomes(qsm=3.0, dql=1.0, bare=(1e3, 1e2), finals=(LOW, HIGH)) == (FAILS, FAILS, FAILS)
+    assert outcomes(own=1e4)[2] == FAILS
+    assert outcomes(bare=(1e2, float("nan")))[2] == OPEN  # a mean gradient that was not told from 0 decides nothing
