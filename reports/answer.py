@@ -8,10 +8,10 @@ from dataclasses import replace
 from reports import stats
 from reports.figures import Look
 from reports.html import Bullets, Cell, Section, Table, Text
-from reports.summary import SIZED, Row, set_ups, share_of_tasks
+from reports.summary import SIZED, Row, share_of_tasks
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
 
-WIDE = 5  # more environments than this get their own table instead of a column each
+WIDE = 5  # more environments than this get a row each in a table of their own, instead of a column and a sentence
 
 
 def section(summary: Row, look: dict[str, Look]) -> Section:
@@ -19,9 +19,8 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
         Text(f"**{env}**: {what}. No conclusion is drawn across them.", "notice")
         for env, what in summary["mixed"].items()
     ]
-    items = _by_environment(summary)
-    blocks.append(Text(_lead(summary, followed=bool(items)), "lead"))
-    if items:
+    blocks.append(Text(_lead(summary), "lead"))
+    if items := _by_environment(summary):
         blocks.append(Bullets(items))
     incomplete = {state: count for state, count in summary["states"].items() if state != "done"}
     if incomplete:
@@ -38,11 +37,12 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
         blocks.append(Text(text, "notice"))
     if any(cell["n"] for cell in summary["cells"]):
         blocks.append(_table(summary, look))
+        blocks += _leaders(summary, look)
     return Section("answer", "The answer", blocks)
 
 
-def _lead(summary: Row, followed: bool) -> str:
-    """The paragraph: the widest scope's verdict, how far it can be trusted, and the cost. followed: by each task's own."""
+def _lead(summary: Row) -> str:
+    """The paragraph: the widest scope's verdict, how far it can be trusted, and the cost. Several tasks have theirs below."""
     scored = [cell for cell in summary["cells"] if cell["n"]]
     finished = "scored" if any(cell["states"].get("done", 0) > cell["n"] for cell in summary["cells"]) else "finished"
     if not scored:
@@ -54,7 +54,7 @@ def _lead(summary: Row, followed: bool) -> str:
         )
     envs = _scored_envs(summary)
     several = len(summary["aggregates"]["envs"]) > 1
-    parts = [] if followed and not several else [_verdict(summary, None if several else envs[0])]
+    parts = [_verdict(summary, None if several else envs[0])] if several or len(envs) == 1 else []
     if len(envs) > 1:
         parts.append(_counts(summary, envs))
     return " ".join(part for part in [*parts, *_cautions(summary), *_cost(summary)] if part)
@@ -100,15 +100,12 @@ def _verdict(summary: Row, env: str | None) -> str:
     against = listing([f"{number(value['value'])} ({label})" for label, value in others])
     bounds = f" {interval(top)}" if interval(top) else ""
     pairs = [pair for pair in summary["pairs"] if pair["env"] == env and leader in (pair["x"], pair["y"])]
-    fewest = min(pair["n"] for pair in pairs)
-    worse = [_other(pair, leader) for pair in pairs if pair["better"] == _other(pair, leader)]
-    name = leader if fewest < stats.MIN_SEEDS or worse else f"**{leader}**"
-    found = f"{where}, {name} has the best {what}: {number(top['value'])}{bounds} against {against}."
-    if fewest < stats.MIN_SEEDS:
-        return f"{found} With {plural(fewest, 'seed')} in a cell **this decides nothing**: the order may be luck."
+    few = [pair for pair in pairs if pair["n"] < stats.MIN_SEEDS]
     beaten = [_other(pair, leader) for pair in pairs if pair["better"] == leader]
-    open_ = [pair for pair in pairs if not pair["better"]]
-    parts = [found]
+    worse = [_other(pair, leader) for pair in pairs if pair["better"] == _other(pair, leader)]
+    open_ = [pair for pair in pairs if not pair["better"] and pair["n"] >= stats.MIN_SEEDS]
+    name = leader if few or worse else f"**{leader}**"
+    parts = [f"{where}, {name} has the best {what}: {number(top['value'])}{bounds} against {against}."]
     if beaten:
         parts.append(f"It is better than {listing(beaten)}.")
     if worse:
@@ -118,6 +115,10 @@ def _verdict(summary: Row, env: str | None) -> str:
         )
     if open_:
         parts.append(f"It is **not separated** from {listing([_open_text(pair, leader) for pair in open_])}.")
+    if few:
+        seeds = plural(min(pair["n"] for pair in few), "seed")
+        others = listing([_other(pair, leader) for pair in few])
+        parts.append(f"With {seeds} in a cell **nothing is decided** against {others}: the order may be luck.")
     return " ".join(parts)
 
 
@@ -156,9 +157,9 @@ def clear_winner(summary: Row, env: str) -> str | None:
 
 
 def _cautions(summary: Row) -> list[str]:
-    seeds = [cell["n"] for cell in summary["cells"] if cell["n"]]
+    seeds = [cell["n"] for cell in summary["cells"] if cell["n"] >= stats.MIN_SEEDS]
     parts = []
-    if stats.MIN_SEEDS <= min(seeds) < stats.RELIABLE_SEEDS:
+    if seeds and min(seeds) < stats.RELIABLE_SEEDS:
         parts.append(
             f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional."
         )
@@ -199,7 +200,7 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
             told = ", ".join(f"{key} {sized[key]}" for key in SIZED if sized[key])
             how = "on a quiet core" if rows[0]["clock"] == "wall" else "in processor time, on a core that others used,"
             return timed, f"as timed {how} by `python -m bench timing` ({told})"
-    costs: dict[str, dict[str, dict[str, float]]] = {name: {} for name in sorted(set_ups(summary))}
+    costs: dict[str, dict[str, dict[str, float]]] = {name: {} for name in sorted(summary["set_ups"])}
     for cell in summary["cells"]:
         if cell["cost"].get("ms_per_update") and len(cell["conditions"]) == 1:
             costs[cell["conditions"][0]].setdefault(cell["label"], {})[cell["env"]] = cell["cost"]["ms_per_update"]
@@ -246,9 +247,8 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     several = len(summary["aggregates"]["envs"]) > 1
     cells = {(cell["env"], cell["label"]): cell for cell in summary["cells"]}
     costs, measured = update_costs(summary)
-    decidable = all(cell["n"] >= stats.MIN_SEEDS for cell in summary["cells"])
-    ranked = [env for env in envs if decidable and env not in summary["mixed"]]
-    orders = {env: ranking(summary, env) for env in ranked}
+    few = {cell["env"] for cell in summary["cells"] if 0 < cell["n"] < stats.MIN_SEEDS}
+    orders = {env: ranking(summary, env) for env in envs if env not in few and env not in summary["mixed"]}
     best = {env: order[0][0] for env, order in orders.items() if len(order) > 1}
     rows = []
     for label in look:
@@ -275,6 +275,23 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     return Table([*columns, "ms per update", "parameters"], rows, note=note)
 
 
+def _leaders(summary: Row, look: dict[str, Look]) -> list[Table]:
+    """Of more environments than have a column: whose mean is the best on each, and whom that one is better than."""
+    envs = _scored_envs(summary)
+    cells = {(cell["env"], cell["label"]): cell for cell in summary["cells"]}
+    rows = []
+    for env in envs if len(envs) > WIDE else []:
+        ranked = ranking(summary, env)
+        if env in summary["mixed"] or len(ranked) < 2:
+            continue
+        leader = ranked[0][0]
+        name = Cell(leader, color=look[leader].color, strong=clear_winner(summary, env) == leader)
+        rows.append([env, name, _score(cells[env, leader], strong=False), _better_than(summary, leader, env)])
+    columns = ["environment", "best mean", "final score", "better than"]
+    note = "Bold: a clear winner, better than every other."
+    return [Table(columns, rows, "Who leads on which task", note)] if rows else []
+
+
 def _iqm(summary: Row, label: str) -> Cell:
     """The aggregate, marked where it is over other tasks than the rest of its column."""
     found = estimate(summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm"))
@@ -291,9 +308,10 @@ def _score(cell: Row | None, *, strong: bool) -> Cell:
 
 def _better_than(summary: Row, label: str, env: str | None) -> str:
     pairs = [pair for pair in summary["pairs"] if pair["env"] == env and label in (pair["x"], pair["y"])]
-    if any(pair.get("n", 0) < stats.MIN_SEEDS for pair in pairs):
+    decided = [pair for pair in pairs if pair.get("n", 0) >= stats.MIN_SEEDS]
+    if pairs and not decided:
         return "not decidable"
-    return ", ".join(_other(pair, label) for pair in pairs if pair["better"] == label) or NOTHING
+    return ", ".join(_other(pair, label) for pair in decided if pair["better"] == label) or NOTHING
 
 
 def _parameters(summary: Row, label: str) -> str:

@@ -101,7 +101,7 @@ def slim(record: Record) -> Record:
         "step": probes.step.tolist(),
         "last": np.round(probes.last.astype(float), PLACES).tolist(),
         "spread": probes.spread.tolist(),
-        "on_bound": probes.on_bound.tolist(),
+        "on_bound": None if probes.on_bound is None else probes.on_bound.tolist(),
     }
     return record | {
         "progress": {key: record["progress"][key] for key in OF_PROGRESS if key in record["progress"]},
@@ -116,8 +116,9 @@ def _whole(content: dict[str, Any]) -> Record:
     """The record of a line. Raises KeyError, TypeError or ValueError where something is missing or of another kind."""
     record, probes = _checked(content, KINDS), content["probes"]
     if probes is not None:
-        step, last, spread, on_bound = (np.array(probes[name], dtype=float) for name in ("step", "last", "spread", "on_bound"))
-        if last.ndim != 3 or not step.shape == spread.shape == on_bound.shape == (len(step),):
+        step, last, spread = (np.array(probes[name], dtype=float) for name in ("step", "last", "spread"))
+        on_bound = None if probes["on_bound"] is None else np.array(probes["on_bound"], dtype=float)
+        if last.ndim != 3 or {values.shape for values in (step, spread, on_bound) if values is not None} != {(len(step),)}:
             raise ValueError("probes of another shape")
         probes = Probes(step, last.astype(np.float32), spread, on_bound)
     own = {name: value for name, value in record.items() if name in (*KINDS, "probes")}

@@ -14,16 +14,18 @@ MOST_BINS = 40
 
 @dataclass(frozen=True)
 class Probes:
-    """Sampled actions of one run: the last ones [P, M, act_dim] in units of the bounds, spread and share on the bound [E]."""
+    """Sampled actions of one run: the last ones [P, M, act_dim] with the bounds at -1 and 1, their spread and the share on the
+    bound [E]; unbounded ones in their own units, without such a share."""
 
     step: np.ndarray
     last: np.ndarray
     spread: np.ndarray
-    on_bound: np.ndarray
+    on_bound: np.ndarray | None
 
 
-def read_probes(path: Path, spec: dict[str, Any]) -> Probes | None:
-    """Sums up a run's probes.npz, of an environment with the bounds that `spec` says; None where there is no readable one."""
+def read_probes(path: Path, spec: dict[str, Any], notes: list[str]) -> Probes | None:
+    """Sums up a run's probes.npz, of an environment with the bounds that `spec` says; None where there is no readable one.
+    Recordings with an action that is not finite are left out and noted."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             step, actions = np.asarray(stored["env_step"], dtype=float), np.asarray(stored["actions"], dtype=np.float32)
@@ -35,33 +37,37 @@ def read_probes(path: Path, spec: dict[str, Any]) -> Probes | None:
         return None
     if actions.ndim != 4 or not actions.size or len(step) != len(actions):
         return None
-    actions = _in_bounds(spec, actions)
-    return Probes(
-        step,
-        actions[-1],
-        actions.std(axis=2).mean(axis=(1, 2)).astype(float),
-        (np.abs(actions) >= ON_BOUND).mean(axis=(1, 2, 3)).astype(float),
-    )
+    finite = np.isfinite(actions).all(axis=(1, 2, 3))
+    if not finite.all():
+        notes.append(f"{path.name}: {(~finite).sum()} of {len(finite)} recordings ignored, whose actions are not all finite")
+        step, actions = step[finite], actions[finite]
+    if not len(actions):
+        return None
+    bounds = _bounds(spec)
+    if bounds:
+        low, high = bounds
+        actions = 2 * (actions - low) / (high - low) - 1
+    on_bound = (np.abs(actions) >= ON_BOUND).mean(axis=(1, 2, 3)).astype(float) if bounds else None
+    return Probes(step, actions[-1], actions.std(axis=2).mean(axis=(1, 2)).astype(float), on_bound)
 
 
-def _in_bounds(spec: dict[str, Any], actions: np.ndarray) -> np.ndarray:
-    """Actions with the environment's bounds at -1 and 1; unbounded ones as they are."""
+def _bounds(spec: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The bounds of the environment's actions; None where they are not bounded on both sides."""
     low, high = spec.get("action_low"), spec.get("action_high")
     if low is None or high is None:
-        return actions
+        return None
     low, high = np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (high > low).all()):
-        return actions
-    return 2 * (actions - low) / (high - low) - 1
+    return (low, high) if np.isfinite(low).all() and np.isfinite(high).all() and (high > low).all() else None
 
 
-def histogram(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the samples [M] in each of about 2 sqrt(M) equal bins of [-1, 1] (what lies beyond counts in the outer bins).
+def histogram(actions: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the samples [M] in each of about 2 sqrt(M) equal bins of [low, high]; what lies beyond counts in the outer ones.
 
     Returns the bins' edges, one more than shares, and the shares.
     """
-    edges = np.linspace(-1, 1, int(np.clip(2 * np.sqrt(len(actions)), 8, MOST_BINS)) + 1)
-    counts, _ = np.histogram(np.clip(actions, -1, 1), edges)
+    bins = int(np.clip(2 * np.sqrt(len(actions)), 8, MOST_BINS))
+    edges = np.histogram_bin_edges(actions, bins, range=(low, high))
+    counts, _ = np.histogram(np.clip(actions, low, high), edges)
     return edges, counts / max(1, len(actions))
 
 

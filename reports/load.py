@@ -20,7 +20,7 @@ from reports.records import METRICS, Found, Record, home_of, is_number
 
 LOOP_PHASES = ("env", "act", "store")  # of the loop, not of an update
 IDLE_PHASES = ("setup", "eval", "checkpoint", "log")  # not training: left out of active time
-PRUNED = {"report", "replay", "__pycache__", ".git"}
+PRUNED = {"__pycache__", ".git"}
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ class Run:
 
     @property
     def rule(self) -> str:
-        """The evaluation rule, canonical: '10 episodes, action own'; with best-of-N and action repeat where they differ."""
+        """The evaluation rule, canonical: '10 episodes, action own', or '10 episodes, best of 8 samples'."""
         rule = self.config.get("eval") or {}
-        text = f"{rule.get('episodes', '?')} episodes, action {rule.get('action', '?')}"
-        if (candidates := rule.get("candidates", 1)) != 1:
-            text += f", best of {candidates}"
+        candidates = rule.get("candidates", 1)
+        action = f"action {rule.get('action', '?')}" if candidates == 1 else f"best of {candidates} samples"
+        text = f"{rule.get('episodes', '?')} episodes, {action}"
         rest = {key: rule[key] for key in sorted(rule) if key not in ("episodes", "action", "candidates")}
         return text + (f", {json.dumps(rest)}" if rest else "")
 
@@ -308,10 +308,10 @@ def run_of(record: Record, path: Path, experiment: str) -> Run:
 
 def find(tops: list[Path]) -> Found:
     """Everything at or below the given directories and in the given archives. Raises ReportError when one is neither."""
-    found = Found()
+    found, seen = Found(), set()
     for top in tops:
         if top.is_dir():
-            _find_below(top.resolve(), found)
+            _find_below(top.resolve(), found, seen)
         elif top.is_file():
             archive.read(top.resolve(), found)
         else:
@@ -319,11 +319,17 @@ def find(tops: list[Path]) -> Found:
     return found
 
 
-def _find_below(top: Path, found: Found) -> None:
-    """Run directories and experiments at or below `top`; does not look inside runs and reports."""
-    for here, folders, files in os.walk(top):
-        folders[:] = sorted(folder for folder in folders if folder not in PRUNED)
+def _find_below(top: Path, found: Found, seen: set[Path]) -> None:
+    """Run directories and experiments at or below `top`, through links too, each place once (`seen`: where this has been);
+    does not look inside runs."""
+    for here, folders, files in os.walk(top, followlinks=True):
         home = Path(here)
+        if home.resolve() in seen:
+            folders.clear()
+            continue
+        seen.add(home.resolve())
+        # of a directory and a link to it the directory comes first: an experiment has its name
+        folders[:] = sorted(set(folders) - PRUNED, key=lambda name: ((home / name).is_symlink(), name))
         if "sweep.json" in files:
             folders[:] = ["confirm"]  # trials were chosen by their own score: they enter no comparison
         if "config.yaml" in files:

@@ -80,7 +80,7 @@ def _where(run: Run) -> str:
 
 
 def _separate_variants(collection: Collection) -> None:
-    """Gives runs of one label that differ in algorithm settings, environment settings, warm-up or rule a label each.
+    """Gives runs of one label that differ in settings of algorithm or environment, warm-up, rule or score a label each.
 
     Named after their experiments where that tells them apart, numbered otherwise: a number stands for the same settings of
     the algorithm on every environment, where these tell the variants apart.
@@ -122,7 +122,7 @@ def _settings(run: Run) -> dict[str, Any]:
     """What makes seeds of one label and environment those of one variant. An automatic warm-up depends on the budget."""
     groups = {name: run.config.get(name) or {} for name in ("algo", "env")}
     flat = {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items() if key != "id"}
-    return {**flat, "evaluation rule": run.rule, "warmup": run.config.get("warmup")}
+    return {**flat, "evaluation rule": run.rule, "score": _score_text(run), "warmup": run.config.get("warmup")}
 
 
 def _differing(kinds: list[list[dict[str, Any]]]) -> list[str]:
@@ -162,6 +162,12 @@ def cautions(collection: Collection, rows: list[dict[str, Any]]) -> list[str]:
                 f"**{env}**: evaluated every {listing([large(e) for e in every])} frames. Where runs are evaluated more often, "
                 "“best” is picked from more values, a score is seen to be reached earlier, and AUC is closer to the curve."
             )
+        warm: dict[int, list[str]] = {}
+        for label, frames in sorted({(run.label, run.config.get("warmup") or 0) for run in runs}):
+            warm.setdefault(frames, []).append(label)
+        if len(warm) > 1:
+            found = listing([f"{large(frames)} ({', '.join(warm[frames])})" for frames in sorted(warm)])
+            texts.append(f"**{env}**: warm-up differs: {found} frames. Before its end nothing is learnt.")
     for label in collection.labels:
         settings = {run.env: run.config.get("algo") or {} for run in collection.runs if run.label == label}
         keys = sorted({key for algo in settings.values() for key in algo} - {"name", "tuned"})

@@ -15,7 +15,7 @@ from reports.charts import Bar, clouds, intervals, ridges, stacked
 from reports.figures import Look, Panel, Series, draw, kilo, lines, looks, series
 from reports.html import Figure
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Run
-from reports.summary import SIZED, Row, scores, set_ups, share_of_tasks
+from reports.summary import SIZED, Row, scores, share_of_tasks
 from reports.words import listing
 
 BAND = "Thin lines are seeds, the thick line is their mean"
@@ -35,11 +35,12 @@ def slug(text: str) -> str:
 
 def band_text(cells: list[Row]) -> str:
     """What the band of a figure means, given how many seeds it has."""
-    n = min((cell["n"] for cell in cells), default=0)
-    if n < stats.MIN_SEEDS:
+    shaded = [cell["n"] for cell in cells if cell["n"] >= stats.MIN_SEEDS]
+    if not shaded:
         return f"{BAND}. With fewer than {stats.MIN_SEEDS} finished seeds there is no interval."
-    weak = f" With {n} seeds the interval is unreliable." if n < stats.RELIABLE_SEEDS else ""
-    return f"{BAND}, the shade its 95 % t interval.{weak}"
+    none = f" (of fewer than {stats.MIN_SEEDS}: none)" if len(shaded) < len(cells) else ""
+    weak = f" With {min(shaded)} seeds the interval is unreliable." if min(shaded) < stats.RELIABLE_SEEDS else ""
+    return f"{BAND}, the shade its 95 % t interval{none}.{weak}"
 
 
 def scored_runs(collection: Collection, rows: list[Row]) -> set[Path]:
@@ -236,7 +237,7 @@ def improvement(summary: Row, look: dict[str, Look], env: str | None) -> Figure:
 
 def phases(summary: Row) -> Figure | None:
     """Milliseconds per update by phase, acting and storing included; None when nothing was timed."""
-    panels, parts, several = [], [], len(set_ups(summary)) > 1
+    panels, parts, several = [], [], len(summary["set_ups"]) > 1
     for env in summary["envs"]:
         bars = {}
         for cell in summary["cells"]:
@@ -307,33 +308,51 @@ def probed_runs(collection: Collection, env: str) -> list[tuple[Run, behaviour.P
 def first_of_each(
     probed: list[tuple[Run, behaviour.Probes]], look: dict[str, Look]
 ) -> dict[str, tuple[Run, behaviour.Probes]]:
-    """For each label the first of its runs: policies of different seeds are different, and are not pooled."""
-    chosen: dict[str, tuple[Run, behaviour.Probes]] = {}
+    """For each label one of its runs, since policies of different seeds are different and are not pooled: that of the lowest
+    seed that all labels have finished, for first states depend on it; without such a seed each label's first."""
+    runs: dict[str, dict[int, tuple[Run, behaviour.Probes]]] = defaultdict(dict)
     for run, probes in probed:
-        chosen.setdefault(run.label, (run, probes))
-    return {label: chosen[label] for label in look if label in chosen}
+        runs[run.label][run.seed] = run, probes
+    finished = ({seed for seed, (run, _) in own.items() if run.state == "done"} for own in runs.values())
+    shared = set.intersection(*finished)
+    return {label: runs[label][min(shared) if shared else next(iter(runs[label]))] for label in look if label in runs}
+
+
+def _whose(chosen: dict[str, tuple[Run, behaviour.Probes]]) -> str:
+    """Which policies were sampled, whether at the same states, and which give actions in other units than the rest."""
+    early = [label for label, (run, found) in chosen.items() if run.state != "done" or found.step[-1] < run.steps]
+    policy = f"last recorded policy (not the final one: {listing(early)})" if early else "final policy"
+    bounded = [label for label, (_, found) in chosen.items() if found.on_bound is not None]
+    units = dict.fromkeys(bounded if len(bounded) < len(chosen) else [], " in units of its bounds")
+    seeds = listing([f"{label} seed {run.seed}{units.get(label, '')}" for label, (run, _) in chosen.items()])
+    same = len({run.seed for run, _ in chosen.values()}) == 1
+    states = "the same states" if same else "states that differ, since no seed is finished by all"
+    return f"Sampled: the {policy} of {seeds}, at {states}."
 
 
 def actions(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure:
     """Distribution of sampled actions at the end of training: over first states, or over dimensions at the first one."""
     states, _, size = next(iter(chosen.values()))[1].last.shape
+    bounded = all(probes.on_bound is not None for _, probes in chosen.values())
     panels = []
     for place in range(min(3, states if size == 1 else size)):
         state, dimension = (place, 0) if size == 1 else (0, place)
-        drawn = {
-            label: behaviour.histogram(probes.last[state, :, dimension])
+        samples = {
+            label: probes.last[state, :, dimension]
             for label, (_, probes) in chosen.items()
             if state < probes.last.shape[0] and dimension < probes.last.shape[2]
         }
+        found = np.concatenate(list(samples.values()))
+        low, high = (-1.0, 1.0) if bounded else (found.min(), found.max())
+        drawn = {label: behaviour.histogram(values, low, high) for label, values in samples.items()}
         title = f"first state {state + 1}" if size == 1 else f"first state 1, action dimension {dimension + 1}"
         panels.append((title, drawn))
-    seeds = ", ".join(f"{label} seed {run.seed}" for label, (run, _) in chosen.items())
     how = (
-        f"Samples of the final policy at fixed first states of an episode ({seeds}). Two peaks are two ways to act; "
+        f"Samples at fixed first states of an episode. {_whose(chosen)} Two peaks are two ways to act; "
         "one spike is a policy without choice. Every row is as high as its highest bin, whose share stands beside it."
     )
     return draw(f"actions_{slug(env)}", f"Actions at the first state: {env}", f"Histograms of sampled actions on {env}",
-                lambda: ridges(panels, look, "action (bounds at ±1)"), how=how)  # fmt: skip
+                lambda: ridges(panels, look, "action (bounds at ±1)" if bounded else "action"), how=how)  # fmt: skip
 
 
 def embedding(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure | None:
@@ -350,11 +369,11 @@ def embedding(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: d
         if plain
         else tuple(f"PC {i + 1} ({100 * s:.0f} %)" for i, s in enumerate(shares))
     )
-    how = "Each point is one sampled action at the same first state, all labels in one plane" + (
+    how = "Each point is one sampled action at the first state, all labels in one plane" + (
         ". " if plain else " (the first two principal components of all samples). "
     )
     return draw(f"embedding_{slug(env)}", f"Action samples in the plane: {env}", f"Scatter of action samples on {env}",
-                lambda: clouds(panels, look, names), how=how + "Grey: the other labels' samples.")  # fmt: skip
+                lambda: clouds(panels, look, names), how=f"{how}{_whose(chosen)} Grey: the other labels' samples.")  # fmt: skip
 
 
 def training_curves(collection: Collection, env: str, look: dict[str, Look]) -> Figure | None:
@@ -384,19 +403,22 @@ def training_curves(collection: Collection, env: str, look: dict[str, Look]) -> 
 
 
 def spread(env: str, probed: list[tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure:
-    """Spread of sampled actions and share on the bound over training, from all runs' probes."""
+    """Spread of sampled actions, and share on the bound where there is one, over training, from all runs' probes."""
+    bounded = [(run, probes) for run, probes in probed if probes.on_bound is not None]
+    shown = [("spread", "spread (standard deviation)", probed), ("on_bound", "share of actions on the bound", bounded)]
     panels = []
-    for name, title in (("spread", "spread (standard deviation)"), ("on_bound", "share of actions on the bound")):
+    for name, title, runs in shown if bounded else shown[:1]:
         drawn = [
-            series(label, [(probes.step, getattr(probes, name)) for run, probes in probed if run.label == label])
+            series(label, [(probes.step, getattr(probes, name)) for run, probes in runs if run.label == label])
             for label in look
-            if any(run.label == label for run, _ in probed)
+            if any(run.label == label for run, _ in runs)
         ]
         panels.append(Panel(title, "frames", "", drawn, xticks=kilo))
+    units = " of bounded actions in units of the bounds (1 is half the range)," if bounded else ""
     how = (
-        "Spread of the samples at one state, in units of the bounds (1 is half the range), averaged over the first "
-        "states. "
+        f"Spread of the samples at one state,{units} averaged over the first states. "
         f"Falling to 0: a policy that has become deterministic. {EVERY_RUN}"
     )
-    return draw(f"spread_{slug(env)}", f"Spread of actions over training: {env}", f"Spread and saturation of actions on {env}",
+    alt = f"Spread {'and saturation ' if bounded else ''}of actions on {env}"
+    return draw(f"spread_{slug(env)}", f"Spread of actions over training: {env}", alt,
                 lambda: lines(panels, look, columns=3, height=2.1), how=how)  # fmt: skip

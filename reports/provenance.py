@@ -79,30 +79,23 @@ def _tracebacks(runs: list[Run]) -> list[Details]:
 def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
     files = (
         "Beside this page: `per_seed.csv` has one row for each seed, from which every score, cost and comparison here can be "
-        "recomputed; "
+        "recomputed; `summary.json` has what the tables of scores, comparisons, references, costs and evaluation show; "
+        "`figures/` each figure as PNG and SVG."
     )
-    blocks: list[Any] = [
-        Text(files + "`summary.json` has what the tables show; `figures/` each figure as PNG and SVG.")
-    ]
-    blocks += [_rules(collection), _differences(collection, look), _tuning(collection, look)]
+    blocks: list[Any] = [Text(files)]
+    blocks += [_rules(summary), _differences(collection, look), _settings(collection), _tuning(collection, look)]
     blocks += [_versions(collection), _commands(collection, look)]
     return Section("provenance", "Provenance", [block for block in blocks if block])
 
 
-def _rules(collection: Collection) -> Table:
+def _rules(summary: Row) -> Table:
     rows = []
-    for env in collection.envs:
-        runs = [run for run in collection.runs if run.env == env]
-        for rule, repeat in sorted({(run.rule, run.action_repeat) for run in runs}):
-            same = [run for run in runs if (run.rule, run.action_repeat) == (rule, repeat)]
-            score = same[0].score
-            source = ((same[0].config.get("spec") or {}).get("score") or {}).get("source", "")
-            reach = (
-                f"{score.low:g} to {score.high:g}" if score.low is not None and score.high is not None else "no range"
-            )
-            seeds = ", ".join(map(str, sorted({run.seed for run in same})))
-            every = large(same[0].config.get("eval_every"))
-            rows.append([env, rule, every, str(repeat), f"{score.name}, {reach}", str(source), seeds])
+    for found in summary["evaluation"]:
+        reach = "no range" if None in (found["low"], found["high"]) else f"{found['low']:g} to {found['high']:g}"
+        seeds, source = ", ".join(map(str, found["seeds"])), str(found["source"] or "")
+        names = [found["env"], found["rule"], large(found["every"]), str(found["action_repeat"])]
+        score = f"{found['score']}, {reach}{', less is better' if found['direction'] == 'min' else ''}"
+        rows.append([*names, score, source, seeds])
     columns = [
         "environment",
         "evaluation rule",
@@ -139,6 +132,36 @@ def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
         "Settings of the algorithms that differ from the benchmark's defaults",
         note,
     )
+
+
+def _settings(collection: Collection) -> Table:
+    """Warm-up and settings of the environments: one set of rows for those where they are the same."""
+    same: dict[tuple[tuple[str, str], ...], list[str]] = defaultdict(list)
+    for env in dict.fromkeys(run.env for run in collection.runs):
+        same[_settings_on([run for run in collection.runs if run.env == env])].append(env)
+    rows = []
+    for found, envs in same.items():
+        where = "all" if 1 < len(envs) == len(collection.envs) else ", ".join(envs)
+        rows += [[where, *row] for row in found]
+    note = (
+        "warmup: frames of uniform actions before the first update. What is null for all, and so has the environment's own "
+        "value, is left out."
+    )
+    return Table(["environment", "algorithms", "settings"], grouped(rows), "Warm-up and settings of the environments", note)
+
+
+def _settings_on(runs: list[Run]) -> tuple[tuple[str, str], ...]:
+    """(labels, settings) of one environment's runs: what all have in common, then what is not the same for all."""
+    own = {run.label: {"warmup": run.config.get("warmup")} | {k: v for k, v in run.config["env"].items() if k != "id"}
+           for run in runs}  # fmt: skip
+    keys = dict.fromkeys(key for found in own.values() for key in found)
+    values = {key: {_value(found.get(key)) for found in own.values()} for key in keys}
+    common = [f"{key} {value}" for key, (value, *others) in values.items() if not others and value != "null"]
+    apart: dict[str, list[str]] = defaultdict(list)
+    for label, found in own.items():
+        apart[", ".join(f"{key} {_value(found.get(key))}" for key in keys if len(values[key]) > 1)].append(label)
+    different = ((", ".join(labels), settings) for settings, labels in apart.items() if settings)
+    return ("all", ", ".join(common)), *different
 
 
 def _value(value: Any) -> str:
@@ -213,9 +236,9 @@ def _commands(collection: Collection, look: dict[str, Look]) -> Details:
     """For each cell the command that makes it."""
     seeds: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for run in collection.runs:
-        for session in run.sessions[:1]:
-            if session.get("cell_command"):
-                seeds[run.env, run.label, str(session["cell_command"])].append(run.seed)
+        commands = dict.fromkeys(str(session["cell_command"]) for session in run.sessions if session.get("cell_command"))
+        if commands:  # several where it went on under another one, with more steps for example
+            seeds[run.env, run.label, " && ".join(commands)].append(run.seed)
     order = {label: i for i, label in enumerate(look)}
     rows = [
         [env, label_cell(label, look), ", ".join(map(str, numbers)), Cell(command, code=True)]

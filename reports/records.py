@@ -71,7 +71,7 @@ def of_directory(path: Path) -> Record:
         "evals": read_lines(path / "evals.jsonl", notes),
         "metrics": read_lines(path / "metrics.jsonl", notes, most=DRAWN_LINES),
         "clock": read_lines(path / "clock.jsonl", notes, most=CLOCK_LINES),
-        "probes": behaviour.read_probes(path / "probes.npz", config.get("spec") or {}),
+        "probes": behaviour.read_probes(path / "probes.npz", config.get("spec") or {}, notes),
         "notes": notes,
     }
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,19 @@ def ours(env: str, runs: Iterable[load.Run], budget: float = np.inf) -> dict[str
     own = {found.algo: found for found in _on(env, budget) if found.source not in PUBLISHED}
     pairs = ((label, own.get(group[0].algo), group) for label, group in alike.items())
     return {label: found for label, found, group in pairs if found and not found.made_from(group)}
+
+
+def at_budgets(collection: load.Collection, budgets: dict[str, int]) -> list[dict[str, Any]]:
+    """What belongs beside the runs of each environment, at the frames (`budgets`) at which these are compared."""
+    rows = []
+    for env, budget in budgets.items():
+        runs = [run for run in collection.runs if run.env == env]
+        for found in [*ours(env, runs, budget).values(), *published(env, budget)]:
+            if found.step[0] <= budget <= found.step[-1]:
+                value = float(np.interp(budget, found.step, found.mean))
+                row = {"env": env, "name": found.name, "action_repeat": found.action_repeat, "seeds": len(found.seeds)}
+                rows.append(row | {"frames": budget, "value": value})
+    return rows
 
 
 def _on(env: str, budget: float) -> list[Reference]:

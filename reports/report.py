@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reports import answer, clocks, html, provenance, sections, summary
+from reports import answer, clocks, html, provenance, references, sections, summary
 from reports.figures import looks
 from reports.load import Collection, read
 from reports.merge import merge
@@ -24,7 +24,9 @@ def write_report(
     numbers = summary.summarise(collection, rows, allow_partial=allow_partial)
     timings = _timings(collection)
     names = [experiment["name"] for experiment in collection.experiments]
+    budgets = {cell["env"]: cell["budget"] for cell in numbers["cells"] if cell["budget"]}
     numbers |= {"experiments": names, "timing": timings, "notes": collection.notes}
+    numbers |= {"references": references.at_budgets(collection, budgets)}
     look = looks(numbers["labels"])
     parts = [
         answer.section(numbers, look),

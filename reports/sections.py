@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-from reports import plots, references, stats
+from reports import plots, stats
 from reports.figures import Look
 from reports.html import Cell, Details, Section, Table, Text
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection
 from reports.merge import cautions
-from reports.summary import THRESHOLDS, Row, condition_names, reach_key, set_ups
+from reports.summary import THRESHOLDS, Row, reach_key
 from reports.words import NOTHING, estimate, large, listing, number, plural
 
 MANY_PAIRS = 12
@@ -34,7 +32,10 @@ def curves(collection: Collection, rows: list[Row], summary: Row, look: dict[str
             continue
         cells = [cell for cell in summary["cells"] if cell["env"] == env]
         blocks.append(plots.learning_curves(collection, env, scored, cells, look))
-    beside = [row for env in summary["envs"] for row in _reference_rows(env, collection, summary)]
+    beside = [
+        [row["env"], row["name"], str(row["action_repeat"]), str(row["seeds"]), large(row["frames"]), number(row["value"])]
+        for row in summary["references"]
+    ]
     if beside:
         note = (
             "Straight lines between a source's evaluations. Sources differ in networks, batch size and updates per frame, "
@@ -55,19 +56,6 @@ def grouped(rows: list[list[Any]]) -> list[list[Any]]:
     """The same rows with the first column written only where it changes."""
     before = [None, *(row[0] for row in rows)]
     return [["" if row[0] == earlier else row[0], *row[1:]] for row, earlier in zip(rows, before, strict=False)]
-
-
-def _reference_rows(env: str, collection: Collection, summary: Row) -> list[list[str]]:
-    budgets = [cell["budget"] for cell in summary["cells"] if cell["env"] == env and cell["budget"]]
-    if not budgets:
-        return []
-    runs = [run for run in collection.runs if run.env == env]
-    rows = []
-    for found in [*references.ours(env, runs, budgets[0]).values(), *references.published(env, budgets[0])]:
-        if found.step[0] <= budgets[0] <= found.step[-1]:
-            value = number(float(np.interp(budgets[0], found.step, found.mean)))
-            rows.append([env, found.name, str(found.action_repeat), str(len(found.seeds)), large(budgets[0]), value])
-    return rows
 
 
 def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Section:
@@ -175,7 +163,7 @@ def _other_table(summary: Row, look: dict[str, Look]) -> list[Table]:
 
 
 def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:
-    rows, several = [], len(set_ups(summary)) > 1
+    rows, several = [], len(summary["set_ups"]) > 1
     for cell in summary["cells"]:
         row = [cell["env"], label_cell(cell["label"], look)]
         for threshold in THRESHOLDS:
@@ -278,11 +266,10 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
         "checkpoints are left out. Process time adds up the processor time of all threads."
     )
     blocks: list[Any] = [Text(text)]
-    conditions = condition_names(collection.runs)
-    if len(conditions) > 1:
+    if len(summary["set_ups"]) > 1:
         blocks.append(
             Text(
-                f"These runs were timed under **{len(conditions)} different set-ups**. Times are comparable only "
+                f"These runs were timed under **{len(summary['set_ups'])} different set-ups**. Times are comparable only "
                 "within one: learning curves share no time axis, a cell with several has no times, and elsewhere the set-up "
                 "stands beside them.",
                 "notice",
@@ -296,7 +283,7 @@ def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: di
     blocks.append(
         Table(
             ["set-up", "what it is"],
-            [[name, "; ".join(f"{k} {v}" for k, v in key)] for key, name in conditions.items()],
+            [[letter, "; ".join(f"{k} {v}" for k, v in found.items())] for letter, found in summary["set_ups"].items()],
             "Set-ups",
         )
     )

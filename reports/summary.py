@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -44,11 +45,6 @@ def condition_names(runs: Iterable[Run]) -> dict[tuple, str]:
     """A letter for each set-up (hardware, torch, threads, concurrency) that runs were timed under."""
     found = sorted({run.conditions for run in runs if run.conditions})
     return {condition: _letters(number) for number, condition in enumerate(found)}
-
-
-def set_ups(summary: Row) -> set[str]:
-    """The letters of all set-ups that a summary's runs were timed under."""
-    return {condition for cell in summary["cells"] for condition in cell["conditions"]}
 
 
 def _letters(number: int) -> str:
@@ -206,7 +202,22 @@ def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = 
         "pairs": pairs,
         "states": dict(sorted(Counter(row["state"] for row in rows).items())),
         "mixed": collection.mixed,
+        "set_ups": {letter: dict(condition) for condition, letter in condition_names(collection.runs).items()},
+        "evaluation": [found for env in envs for found in _evaluation(env, collection.runs)],
     }
+
+
+def _evaluation(env: str, runs: list[Run]) -> list[Row]:
+    """How runs of an environment were evaluated, with the seeds of each way: one way, if they are to be compared."""
+    seeds: dict[str, set[int]] = {}
+    for run in runs:
+        if run.env == env:
+            score = (run.config.get("spec") or {}).get("score") or {}
+            way = {"env": env, "rule": run.rule, "every": run.config.get("eval_every"), "action_repeat": run.action_repeat}
+            way |= {"score": run.score.name, "direction": "max" if run.score.maximise else "min"}
+            way |= {"low": run.score.low, "high": run.score.high, "source": score.get("source")}
+            seeds.setdefault(json.dumps(way), set()).add(run.seed)
+    return [{**json.loads(way), "seeds": sorted(own)} for way, own in seeds.items()]
 
 
 def _values(rows: list[Row], column: str) -> np.ndarray:

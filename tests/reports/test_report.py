@@ -27,7 +27,7 @@ from scipy import stats as oracle
 from synthetic import ENVS
 
 import reports
-from reports import answer, archive, charts, figures, html, load, plots, references, stats, words
+from reports import answer, archive, behaviour, charts, figures, html, load, plots, references, stats, words
 from reports import summary as numbers
 from reports.charts import Bar
 from reports.figures import Panel, Series, looks
@@ -247,18 +247,42 @@ def test_two_seeds_decide_nothing(quick: Path) -> None:
     assert all(pair["better"] is None for pair in summary["pairs"])
     assert all(cell["final"]["low"] is None for cell in summary["cells"])
     text = (quick / "report" / "report.md").read_text()
-    assert "With 2 seeds in a cell **this decides nothing**" in text
+    assert "With 2 seeds in a cell **nothing is decided** against" in text
     assert "is better than" not in text
     assert "there is no interval" in text
 
 
 @pytest.mark.parametrize(
-    ("seeds", "says"), [(1, "With 1 seed in a cell **this decides nothing**"), (4, "take this as provisional")]
+    ("seeds", "says"), [(1, "With 1 seed in a cell **nothing is decided**"), (4, "take this as provisional")]
 )
 def test_few_seeds_in_words(tmp_path: Path, undrawn: None, seeds: int, says: str) -> None:
     synthetic.experiment(tmp_path / "few", seeds=seeds, evaluations=5, metric_lines=4)
     _, text = write(tmp_path / "few")
     assert says in text
+
+
+def test_a_short_cell_leaves_undecided_only_what_it_takes_part_in(
+    tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, short = "dmc/cheetah-run", "dmc/walker-walk"
+    for env, (label, level) in itertools.product((whole, short), (("a", 800), ("b", 500), ("c", 200))):
+        for seed in range(2 if (env, label) == (short, "c") else 4):
+            returns = np.full((2, 1), float(level + seed))
+            synthetic.run(tmp_path / "w", env, label, seed, returns=returns, evaluations=2, metric_lines=2)
+    _, text = write(tmp_path / "w", allow_partial=True)
+    best = "has the best mean final score: 802 [799, 804]? against 502 (b)"
+    few = "It is better than b. With 2 seeds in a cell **nothing is decided** against c"
+    assert f"On {short}, a {best} and 200 (c). {few}" in text
+    assert f"On {whole}, **a** {best} and 202 (c). It is better than b and c." in text
+    a, c = (next(line.split(" | ") for line in text.splitlines() if line.startswith(f"| {label} |"))[2:5] for label in "ac")
+    assert a == ["**802** [799, 804]? n = 4", "802 [799, 804]? n = 4", "b"]
+    assert c == ["202 [199, 204]? n = 4", "200 n = 2", "not decidable"]
+    assert "the shade its 95 % t interval (of fewer than 3: none). With 4 seeds the interval is unreliable." in text
+    assert "Intervals rest on as few as 4 seeds" in text
+    assert "Who leads on which task" not in text
+    monkeypatch.setattr(answer, "WIDE", 1)  # with more environments than that a table says who wins where
+    _, text = write(tmp_path / "w", allow_partial=True)
+    assert f"| {whole} | **a** | 802 [799, 804]? n = 4 | b, c |\n| {short} | a | 802 [799, 804]? n = 4 | b |" in text
 
 
 def test_a_winner_needs_both_intervals(tmp_path: Path, undrawn: None) -> None:
@@ -382,10 +406,13 @@ def test_own_results_are_drawn_beside_runs_of_the_same_algorithm_that_are_not_th
     with pytest.raises(reports.ReportError, match="hot on dmc/cartpole-swingup is a variant of td3"):
         references.rows_of(load.read([root]), "v")
     edit(root, '"action": "sample"', '"action": "own"')
-    _, text = write(root)
+    summary, text = write(root)
     assert "Dotted: the same algorithm's mean in this benchmark's own results, grid (action repeat 2)." in text
     mean = words.number(float(np.interp(60_000, beside["td3"].step, beside["td3"].mean)))
     assert f"| td3, grid | 2 | 3 | 60k | {mean} |" in text
+    (told,) = (row for row in summary["references"] if row["name"] == "td3, grid")
+    value = pytest.approx(float(np.interp(60_000, beside["td3"].step, beside["td3"].mean)))
+    assert told == {"env": env, "name": "td3, grid", "action_repeat": 2, "seeds": 3, "frames": 60_000, "value": value}
 
 
 def edit(root: Path, old: str, new: str) -> None:
@@ -538,6 +565,17 @@ def test_no_runs(tmp_path: Path) -> None:
     assert issubclass(reports.ReportError, ValueError)
 
 
+def test_runs_are_found_whatever_they_are_called_and_through_links_once(tmp_path: Path) -> None:
+    top = tmp_path / "runs"
+    synthetic.experiment(top / "replay", labels=("replay", "report"), seeds=1, evaluations=2)
+    synthetic.experiment(tmp_path / "scratch", labels=("sac",), seeds=1, evaluations=2)
+    for link, target in (("b", "scratch"), ("again", "runs/replay"), ("runs", "runs")):
+        (top / link).symlink_to(tmp_path / target)
+    found = load.read([top, top / "b"])
+    assert [(run.experiment, run.label) for run in found.runs] == [("replay", "replay"), ("replay", "report"), ("b", "sac")]
+    assert found.missing == []
+
+
 def test_a_run_near_the_root_has_an_experiment_all_the_same() -> None:
     assert [str(home_of(Path(path))) for path in ("/run", "/a/run", "/x/a/b/run")] == ["/", "/", "/x"]
 
@@ -613,12 +651,28 @@ def test_variants_are_numbered_alike_on_every_environment_and_take_their_missing
     assert lr == {"qsm #1": 0.0003, "qsm #2": 0.5}
 
 
-def test_seeds_of_unlike_warm_up_are_no_cell(tmp_path: Path, undrawn: None) -> None:
+@pytest.mark.parametrize(
+    ("what", "old", "new"),
+    [("warmup", '"warmup": 5000', '"warmup": 1000'), ("score", '"direction": "max"', '"direction": "min"')],
+)
+def test_seeds_of_unlike_warm_up_or_score_are_no_cell(tmp_path: Path, undrawn: None, what: str, old: str, new: str) -> None:
     one = synthetic.experiment(tmp_path / "one", labels=("qsm",), seeds=2)
-    change(one / "dmc_cartpole-swingup" / "qsm" / "seed_1", '"warmup": 5000', '"warmup": 1000')
-    summary, text = write(one)
+    change(one / "dmc_cartpole-swingup" / "qsm" / "seed_1", old, new)
+    summary, text = write(one, allow_mixed=True)
     assert summary["labels"] == ["qsm #1", "qsm #2"]
-    assert "qsm: its runs differ in warmup and are shown as different variants" in text
+    assert f"qsm: its runs differ in {what} and are shown as different variants" in text
+    warmer = "> **dmc/cartpole-swingup**: warm-up differs: 1k (qsm #2) and 5k (qsm #1) frames."
+    apart = "|  | qsm \\#1 | warmup 5000 |\n|  | qsm \\#2 | warmup 1000 |"
+    assert [warmer in text, apart in text] == [what == "warmup"] * 2
+
+
+def test_commands_of_a_run_that_went_on_under_another_one_are_told_in_order(tmp_path: Path, undrawn: None) -> None:
+    path = synthetic.run(tmp_path / "longer", "dmc/walker-walk", "sac", 0) / "provenance.json"
+    (session,) = json.loads(path.read_text())["sessions"]
+    first, second = (f"python -m bench run --algos sac steps={steps}" for steps in (24_000, 64_000))
+    sessions = [session | {"cell_command": command} for command in (first, first, second)]
+    synthetic.write_json(path, {"sessions": sessions})
+    assert f"| sac | 0 | `{first} && {second}` |" in write(tmp_path / "longer")[1]
 
 
 def test_unlike_environments_and_unlike_settings_are_no_silent_average(tmp_path: Path, undrawn: None) -> None:
@@ -629,6 +683,7 @@ def test_unlike_environments_and_unlike_settings_are_no_silent_average(tmp_path:
         change(root, '"num_envs": 1', f'"num_envs": 1, "bounded": {bounded}')
     change(one / "dmc_walker-walk", '"lr": 0.0003', '"lr": 0.5')
     _, text = write(one, two)
+    assert "| all | all | warmup 5000, action\\_repeat 8, num\\_envs 1 |\n|  | qsm | bounded false |" in text
     assert "**qsm** has other settings on some environments than on others (lr)" in text
     assert "**sac** has other" not in text
     change(one, '"bounded"', '"steps": 7, "bounded"')
@@ -736,10 +791,59 @@ def test_on_a_logarithmic_scale_mean_and_interval_are_those_of_the_logarithms() 
     assert (figures.series("a", curves).band[1] < 0).all()
 
 
+def sampled(label: str, seed: int, state: str = "done") -> SimpleNamespace:
+    return SimpleNamespace(label=label, seed=seed, state=state, steps=0)
+
+
+def test_policies_are_compared_at_the_states_of_a_seed_that_all_have_finished(undrawn: None) -> None:
+    probes = behaviour.Probes(np.zeros(1), np.zeros((1, 4, 2)), np.zeros(1), np.zeros(1))
+    both, look = [sampled("qsm", 0), sampled("sac", 1), sampled("qsm", 1), sampled("sac", 0, "failed")], looks(["qsm", "sac"])
+
+    def told(runs: list[SimpleNamespace]) -> set[str]:
+        chosen = plots.first_of_each([(run, probes) for run in runs], look)
+        figures = plots.actions("gym/A", chosen, look), plots.embedding("gym/A", chosen, look)
+        return {re.search(r"Sampled: (.*?)\.", figure.how)[1] for figure in figures}
+
+    assert told(both) == {"the final policy of qsm seed 1 and sac seed 1, at the same states"}
+    unlike = "states that differ, since no seed is finished by all"
+    assert told(both[:2]) == {f"the final policy of qsm seed 0 and sac seed 1, at {unlike}"}
+    early = "the last recorded policy (not the final one: sac) of qsm seed 0 and sac seed 0, at the same states"
+    assert told([both[0], both[3]]) == {early}
+
+
+def test_without_bounds_there_is_no_share_on_them(tmp_path: Path) -> None:
+    path = synthetic.run(tmp_path / "free", "generation/gmm1d", "ctq", 0)
+    for end in ("low", "high"):
+        config = json.loads((path / "config.yaml").read_text())
+        config["spec"][f"action_{end}"] = None
+        synthetic.write_json(path / "config.yaml", config)
+    np.savez(path / "probes.npz", env_step=[64_000], actions=np.linspace(-3, 5, 64).reshape(1, 1, 64, 1))
+    archive.write(load.find([tmp_path / "free"]), tmp_path / "free.jsonl")
+    for top in (tmp_path / "free", tmp_path / "free.jsonl"):
+        (run,) = load.read([top]).runs
+        assert run.probes.on_bound is None
+    probed, look = [(run, run.probes)], looks(["ctq"])
+    figures = plots.actions(run.env, plots.first_of_each(probed, look), look), plots.spread(run.env, probed, look)
+    assert not any("bound" in figure.svg + figure.how + figure.alt for figure in figures)
+    assert "<!-- 6 % -->" in figures[0].svg  # of 64 evenly spaced samples in each of 16 bins
+
+
+def test_recordings_with_an_action_that_is_not_finite_are_left_out_and_noted(tmp_path: Path) -> None:
+    actions, file, notes = np.random.default_rng(0).uniform(-1, 1, (3, 2, 8, 6)), tmp_path / "probes.npz", []
+    actions[2, 0, 0, 0] = np.inf
+    np.savez(file, env_step=[0, 1, 2], actions=actions)
+    kept = behaviour.read_probes(file, {}, notes)
+    assert kept.step.tolist() == [0, 1]
+    assert kept.last == pytest.approx(actions[1])
+    np.savez(file, env_step=[0, 1, 2], actions=actions * np.nan)
+    assert behaviour.read_probes(file, {}, notes) is None
+    assert notes == [f"probes.npz: {n} of 3 recordings ignored, whose actions are not all finite" for n in (1, 3)]
+
+
 def test_sampled_actions_stand_in_rows_beside_the_share_of_their_highest_bin() -> None:
-    def samples(*parts: tuple[float, int]) -> tuple[SimpleNamespace, SimpleNamespace]:
+    def samples(*parts: tuple[float, int]) -> tuple[SimpleNamespace, behaviour.Probes]:
         actions = np.concatenate([np.full(count, value) for value, count in parts])
-        return SimpleNamespace(seed=0), SimpleNamespace(last=actions.reshape(1, -1, 1))
+        return sampled("", 0), behaviour.Probes(np.zeros(1), actions.reshape(1, -1, 1), np.zeros(1), np.zeros(1))
 
     chosen = {"one": samples((0.9, 70), (-0.5, 30)), "two": samples((-1.0, 100)), "three": samples((0.9, 45), (0.1, 55))}
     svg = plots.actions("dmc/cartpole-swingup", chosen, looks(list(chosen))).svg
@@ -756,6 +860,7 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
     summary, text = write(tmp_path / "mixed")
     assert {cell["label"]: cell["conditions"] for cell in summary["cells"]} == {"qsm": ["A"], "sac": ["B"]}
     assert all(cell["at_equal_time"] is None for cell in summary["cells"])
+    assert {letter: found["jobs"] for letter, found in summary["set_ups"].items()} == {"A": "1", "B": "8"}
     assert "timed under **2 different set-ups**" in text
     assert "An update costs" not in text
     collection = load.read([tmp_path / "mixed"])
@@ -925,7 +1030,10 @@ def test_runs_are_compared_at_the_shortest_budget(tmp_path: Path, undrawn: None)
     rising = np.linspace(0, 900, 11)[:, None]
     synthetic.run(tmp_path / "b", "dmc/walker-walk", "long", 0, steps=100_000, evaluations=11, returns=rising)
     synthetic.run(tmp_path / "b", "dmc/walker-walk", "short", 0, steps=50_000, evaluations=11, returns=rising)
-    write(tmp_path / "b")
+    summary, _ = write(tmp_path / "b")
+    told = {"env": "dmc/walker-walk", "rule": "10 episodes, action own", "every": 10_000, "action_repeat": 8}
+    told |= {"score": "return", "direction": "max", "low": 25, "high": 1000, "source": "the task", "seeds": [0]}
+    assert summary["evaluation"] == [told, told | {"every": 5_000}]
     rows = rows_of(tmp_path / "b" / "report")
     assert column(rows, "dmc/walker-walk", "long", "final") == pytest.approx(450)
     assert column(rows, "dmc/walker-walk", "short", "final") == pytest.approx(900)
