@@ -6,6 +6,7 @@ A setting is either identity (it decides the numbers) or operation (how the work
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import fnmatch
@@ -74,7 +75,7 @@ class RunConfig:
     env: dict  # id, and every field of the family's Config
     seed: int = 0
     steps: int = 40_000  # frames of training; raising it continues a finished run
-    warmup: int | None = None  # frames of uniform actions before the first update; null: min(5000, steps/10); rollouts: none
+    warmup: int | None = None  # frames of uniform actions before the first update; null: `resolved`; rollouts: none
     eval_every: int | None = None  # frames between evaluations; null: steps/16
     log_every: int | None = None  # frames between lines of metrics.jsonl; null: steps/64
     checkpoint_every: int = 25_000  # frames between checkpoints
@@ -106,6 +107,12 @@ class RunConfig:
         return self.env.get("action_repeat", 1) * self.env.get("num_envs", 1)
 
     @property
+    def first_batch(self) -> int:
+        """Frames until the replay holds a batch; 0 where there is no replay."""
+        batch = self.algo.get("batch_size", 1) if "capacity" in self.algo else 0
+        return -(-batch // self.env.get("num_envs", 1)) * self.frames_per_decision
+
+    @property
     def env_settings(self) -> dict[str, Any]:
         """The settings of the environment, as `envs.make` takes them."""
         return {key: value for key, value in self.env.items() if key not in ("id", "num_envs")}
@@ -113,7 +120,7 @@ class RunConfig:
     def resolved(self, keep: dict[str, int] | None = None) -> RunConfig:
         """With the automatic values filled in; `keep` holds those of an earlier session of the same run."""
         auto = {
-            "warmup": min(5000, self.steps // 10),
+            "warmup": max(min(5000, self.steps // 10), self.first_batch),
             "eval_every": max(self.steps // 16, 1),
             "log_every": max(self.steps // 64, 1),
         } | (keep or {})
@@ -156,7 +163,11 @@ def convert(hint: Any, value: Any, name: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
             return None
-        return convert(next(a for a in args if a is not type(None)), value, name)
+        *first, last = [kind for kind in args if kind is not type(None)]
+        for kind in first:
+            with contextlib.suppress(UsageError):
+                return convert(kind, value, name)
+        return convert(last, value, name)
     if dataclasses.is_dataclass(hint) and isinstance(value, hint | dict):
         return typed(hint, value, f"{name}.") if isinstance(value, dict) else value
     if origin is typing.Literal:
@@ -330,6 +341,9 @@ def run_config(
     for key, value in settings.items():
         if not set_key(values["algo"], key, value):
             raise UsageError(f"{label}: {algo} has no setting {key!r}{nearest(key, values['algo'])}")
+    stated = envs.discount(env_id)
+    if stated is not None and ("gamma" in settings or any(override.key == "algo.gamma" for override in overrides)):
+        raise UsageError(f"{label} on {env_id}: the task states a discount of {stated:g}, so leave gamma out")
     values["seed"] = seed
     if values["env"].get("bounded", False) is None:  # a family that has either kind of action gives what the agent needs
         values["env"]["bounded"] = algos.agent_class(values["algo"]["agent"]).bounded_actions
@@ -363,13 +377,16 @@ def check_feasible(config: RunConfig, agent: Any) -> None:
         return  # rollouts have no warm-up; how long one is depends on the environment, and the run itself checks it
     warm, copies = -(-config.warmup // per) * config.env["num_envs"], config.env["num_envs"]
     decisions = -(-config.steps // per) * copies
-    batch = getattr(agent, "batch_size", 1)
+    batch, first = getattr(agent, "batch_size", 1), config.first_batch
+    longer = f"set steps above {first}"
     if warm >= decisions:
-        raise UsageError(f"no update would happen: warmup={config.warmup} frames of steps={config.steps}; lower warmup")
+        way = longer if first >= config.steps else "lower warmup"
+        raise UsageError(f"no update would happen: warmup={config.warmup} frames of steps={config.steps}; {way}")
     if hasattr(agent, "capacity") and warm < batch:
+        way = f"set warmup={first} or more" if first < config.steps else longer
         raise UsageError(
             f"{config.label} on {config.env['id']}: the batch of {batch} is larger than the warm-up of {warm} decisions "
-            f"(warmup={config.warmup} frames at {per} frames a decision); set warmup={batch * per // copies} or more"
+            f"(warmup={config.warmup} frames at {per} frames a decision); {way}"
         )
 
 

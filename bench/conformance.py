@@ -33,6 +33,7 @@ from envs import EnvSpec, Score
 
 SMALL = {
     "actor_hidden": [16, 16], "critic_hidden": [16, 16], "time_hidden": [8, 8], "time_features": 8, "batch_size": 8, "envs": 4,
+    "pretrain": 4,
 }  # fmt: skip
 SPEC = EnvSpec(
     id="conformance/plane", obs_dim=3, act_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), horizon=10, action_repeat=1,
@@ -237,14 +238,21 @@ def test_phases_return_finite_detached_tensors(algo):
     assert any(name.endswith("_loss") for name in returned), f"no phase returns a *_loss; returned were {sorted(returned)}"
 
 
-READS = "a phase reads a tensor's value (.item(), .tolist(), if tensor: ...), for which a GPU must wait; return the tensor"
+READS = (
+    "a phase reads a tensor's value (.item(), .tolist(), .cpu(), if tensor: ...), for which a GPU must wait; return the tensor"
+)
+COUNTS = "a phase takes as many values as a mask has (x[mask], nonzero), for which a GPU must wait; use torch.where"
 
 
 class NoHostSync(TorchDispatchMode):
-    """Fails where a tensor's value is read by Python."""
+    """Fails where a tensor's value is read by Python, or a result's shape depends on values."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func._overloadpacket.__name__ not in ("_local_scalar_dense", "is_nonzero"), READS
+        name = func._overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "is_nonzero"), READS
+        assert name not in ("nonzero", "masked_select", "_unique", "_unique2"), COUNTS
+        masked = name == "index" and any(index is not None and index.dtype == torch.bool for index in args[1])
+        assert not masked, COUNTS
         return func(*args, **(kwargs or {}))
 
 
@@ -256,7 +264,7 @@ def test_phases_read_no_value_on_the_host(algo):
     agent = build(algo)
     train(agent, period(agent))  # optimizers make their state in the first updates
     with NoHostSync(), pytest.MonkeyPatch.context() as patch:
-        for name in ("tolist", "numpy", "__array__"):  # of a CPU tensor these pass by the dispatcher
+        for name in ("tolist", "numpy", "cpu", "__array__"):  # of a CPU tensor these pass by the dispatcher
             patch.setattr(Tensor, name, reads)
         train(agent, period(agent))
 
@@ -456,8 +464,9 @@ def test_a_run_ends_and_its_policy_loads(algo, tmp_path):
     small = ",".join(f"{key}={value}".replace(" ", "") for key, value in SMALL.items() if key in algo_values(algo))
     agent = build(algo)
     need, home = agent.data, agent.home
-    frames = [f"steps={2 * need.batch_size}"] if isinstance(need, Rollout) else [f"steps={need.batch_size + 8}"]
-    overrides = [*frames, f"warmup={need.batch_size}", "eval.episodes=2", "log_every=4"]
+    # rollouts: two of them in which every phase is due
+    steps = (latest_start(agent) // need.epochs + 2) * need.batch_size if isinstance(need, Rollout) else need.batch_size + 8
+    overrides = [f"steps={steps}", f"warmup={need.batch_size}", "eval.episodes=2", "log_every=4"]
     cells, _ = grid.plan("quick", f"tested={algo}({small})" if small else f"tested={algo}", home, "1", overrides)
     outcome = run.run(cells[0].config, tmp_path)
     failed = tmp_path / "FAILED.json"

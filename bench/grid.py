@@ -209,6 +209,23 @@ def refuse_rollouts(configs: list[RunConfig]) -> None:
         env.close()
         built = agent_class(config.algo["agent"])(spec, agent, torch.Generator().manual_seed(0))
         check_rollout(config, built.data)
+        check_phases(config, built)
+
+
+def check_phases(config: RunConfig, agent: Any) -> None:
+    """Refuse a run of rollouts that ends before each of the agent's phases has begun."""
+    from algos.agent import Rollout
+
+    if not isinstance(need := agent.data, Rollout):
+        return
+    per = config.frames_per_decision
+    updates = -(-config.steps // per) // need.length * need.epochs
+    if late := [phase for phase in agent.phases if phase.start >= updates]:
+        last = max(phase.start for phase in late)
+        raise UsageError(
+            f"{config.label} would never come to {', '.join(phase.name for phase in late)}: steps={config.steps} frames give "
+            f"{updates} updates, and {last} come before; set steps={(last // need.epochs + 1) * need.length * per} or more"
+        )
 
 
 def check_episodes(env_id: str, episodes: int) -> None:
@@ -243,7 +260,10 @@ def refuse_incomparable(present: list[dict[str, Any]], asked: list[dict[str, Any
     def settings(cell: dict[str, Any]) -> dict[str, Any]:
         groups = {name: cell["config"][name] for name in ("env", "eval")}
         flat = {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
-        return {key: value for key, value in flat.items() if key not in ("env.id", "env.num_envs", "env.bounded")}
+        own = ["env.id", "env.num_envs", "env.bounded"]
+        if flat["eval.candidates"] > 1:  # of samples, whatever a single action would be
+            own.append("eval.action")
+        return {key: value for key, value in flat.items() if key not in own}
 
     places = {cell["dir"] for cell in asked}
     first = {cell["env"]: cell for cell in reversed(present) if cell["dir"] not in places}

@@ -75,6 +75,11 @@ def least_episodes(id: str) -> int:
     return getattr(_module(family), "least_episodes", lambda name: 1)(name)
 
 
+def discount(id: str) -> float | None:
+    """The discount that a family's tasks state, whatever the agent's; None leaves it to the agent."""
+    return getattr(_module(id.partition("/")[0]), "DISCOUNT", None)
+
+
 def config_class(family: str) -> type:
     """The Config dataclass of a family."""
     return _module(family).Config

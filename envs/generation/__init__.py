@@ -27,7 +27,9 @@ from envs.spec import Dynamics, EnvSpec, Score
 REWARDS = ("quadratic", "indicator", "jpeg")
 SAMPLERS = ("sde", "ode", "ddim")
 JUDGED = 256  # episodes of an evaluation whose every action is compared with the best one
-CLIPPED = 2e-4  # share of the best policy's actions beyond the bound, where actions are bounded
+DISCOUNT = 1.0  # the objective has none
+CLIPPED = 2e-4, 8e-4  # shares of the best policy's actions beyond the bound, where actions are bounded: on p*_t, as played
+GAP = 0.01  # nats from p* that the prior may cost the best policy without a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,8 @@ def filled(name: str, config: Config) -> Config:
 
 def check(name: str, config: Config) -> bool:
     """Raises ValueError for settings that this task cannot have and for data that is not there; returns whether the actions
-    are bounded. Warns, with the number, where the score's estimates next to the data are mostly noise."""
+    are bounded. Warns, with the number, where the score's estimates next to the data are mostly error, and where the time is
+    too short for p* to be the best law."""
     c = filled(name, config)
     if c.reward == "jpeg" and name in KNOWN:
         raise ValueError(f"reward='jpeg' is for images; generation/{name} takes quadratic or indicator")
@@ -119,12 +122,19 @@ def check(name: str, config: Config) -> bool:
     if c.bounded and name not in KNOWN:
         raise ValueError(f"generation/{name} has unbounded actions; bounded ones are for {' and '.join(KNOWN)}")
     if name in KNOWN:
-        ground_truth(name, c)  # which refuses a law that it cannot judge
-    noise = _noise(name, c.path, c.m, c.eps, _process(c))
-    if noise > 1:
+        gap = ground_truth(name, c).prior_gap()  # which refuses a law that it cannot judge
+        if gap > GAP:
+            warnings.warn(
+                f"generation/{name}: at time={c.time:g} so much of the data is left that from a prior of noise the best policy "
+                f"generates a law {gap:.2g} nats from the p* of the scores; raise time, f_start or f_end until it is {GAP:g}",
+                stacklevel=2,
+            )
+    error = _error(name, c.path, c.m, c.eps, _process(c))
+    if error > 1:
         warnings.warn(
             f"generation/{name}: at the last step, {c.time / c.steps:g} from the data, an estimate of the score from m={c.m} "
-            f"points has {noise:.3g} times the variance of a single kernel's score; raise m or f_start, or lower steps",
+            f"points has a squared error of {error:.3g} times the variance of a single kernel's score; raise m or f_start, or "
+            "lower steps",
             stacklevel=2,
         )
     return c.bounded
@@ -161,8 +171,7 @@ def build(name: str, config: Config, num_envs: int) -> tuple[Generation, EnvSpec
     c, dim = filled(name, config), points(name, config.path).shape[1]
     process = _process(c)
     if c.bounded:
-        scale = ground_truth(name, c).action_bound(CLIPPED)
-        process = dataclasses.replace(process, action_scale=float(f"{scale:.3g}"))
+        process = dataclasses.replace(process, action_scale=_action_scale(name, c))
     scores, score = _known_scores(name, c) if name in KNOWN else _image_scores(name, c)
     estimator, h = _estimator(name, c.path, c.m, c.eps, _process(c)), reward(name, c)
     batch = Generation(
@@ -177,7 +186,7 @@ def build(name: str, config: Config, num_envs: int) -> tuple[Generation, EnvSpec
         action_high=(1.0,) * dim if c.bounded else None,
         horizon=c.steps,
         action_repeat=1,
-        discount=1.0,
+        discount=DISCOUNT,
         score=score,
         dynamics=process,
     )
@@ -189,8 +198,13 @@ def _process(c: Config) -> Dynamics:
 
 
 @functools.lru_cache(maxsize=16)
-def _noise(name: str, path: str | None, m: int, eps: float, process: Dynamics) -> float:
-    return _estimator(name, path, m, eps, process).noise(points(name, path))
+def _action_scale(name: str, c: Config) -> float:
+    return float(f"{ground_truth(name, c).action_bound(*CLIPPED):.3g}")
+
+
+@functools.lru_cache(maxsize=16)
+def _error(name: str, path: str | None, m: int, eps: float, process: Dynamics) -> float:
+    return _estimator(name, path, m, eps, process).error(points(name, path))
 
 
 @functools.lru_cache(maxsize=4)  # a run has three environments, and the points of a large data set should lie in memory once
@@ -229,8 +243,8 @@ def _image_scores(name: str, c: Config) -> tuple[Callable, Score]:
     compared, h = _reference(name, c.path, c.features), reward(name, c)
 
     def scores(y: np.ndarray, path: np.ndarray) -> dict[str, list[float]]:
-        y = np.clip(y, -1.0, 1.0)
-        distances = {"nearest image": [float(compared.nearest(y).mean())], "Fréchet distance": [compared.frechet(y)]}
+        pixels = np.clip(y, -1.0, 1.0)  # for the distances alone: what is paid is h of y itself
+        distances = {"nearest image": [float(compared.nearest(pixels).mean())], "Fréchet distance": [compared.frechet(pixels)]}
         return {"reward": [float(h(y).mean())], **distances}
 
     return scores, Score("return", "max", None, None, "beta times the reward, less the noisy penalty; no range is known")

@@ -63,7 +63,7 @@ class Generation:
         self._path[step[first], rows[first]] = np.stack([y[first], actions[first]], axis=1)
         scores = [self._estimator(t, y, self._places[rows, step, j]) for j in range(self._estimates)]
         rewards = -self._dynamics.g2(t) * self._dynamics.dt * ((scores[0] - actions) * (scores[-1] - actions)).sum(axis=1)
-        self._y[rows] = self._move(t, y, actions, self._noise[rows, step + 1])
+        self._y[rows] = move(self._dynamics, t[:, None], y, actions, self._noise[rows, step + 1])
         self._step[rows] += 1
         ended = self._step[rows] == self._dynamics.steps
         terminal = np.zeros(len(rows))
@@ -71,17 +71,6 @@ class Generation:
             terminal[ended] = self._beta * self._reward(self._y[rows[ended]])
         infos = {"score": np.mean(scores, axis=0), "terminal_reward": terminal}
         return rewards + terminal, ended, np.zeros(len(rows), bool), infos
-
-    def _move(self, t: np.ndarray, y: np.ndarray, action: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        d, t = self._dynamics, t[:, None]
-        if d.sampler == "ddim":
-            alpha, sigma2, after = d.alpha(t), d.sigma2(t), t - d.dt
-            after = np.where(after < d.dt / 2, 0.0, after)
-            return d.alpha(after) * (y + sigma2 * action) / alpha - np.sqrt(d.sigma2(after) * sigma2) * action
-        g2 = d.g2(t)
-        if d.sampler == "ode":
-            return y + (d.f(t) * y + g2 * action / 2) * d.dt
-        return y + (d.f(t) * y + g2 * action) * d.dt + np.sqrt(g2 * d.dt) * noise
 
     def _time_left(self, step: np.ndarray) -> np.ndarray:
         return self._dynamics.time * (self._dynamics.steps - step) / self._dynamics.steps
@@ -94,3 +83,15 @@ class Generation:
 
     def render(self) -> tuple[np.ndarray, ...]:
         raise RuntimeError("generation tasks have no picture of a state; plot their final observations instead")
+
+
+def move(d: Dynamics, t: np.ndarray | float, y: np.ndarray, action: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """y [N, d] after a step of the sampler from time t, [N, 1] or one for all, under actions and noise [N, d]."""
+    if d.sampler == "ddim":
+        alpha, sigma2, after = d.alpha(t), d.sigma2(t), t - d.dt
+        after = np.where(after < d.dt / 2, 0.0, after)
+        return d.alpha(after) * (y + sigma2 * action) / alpha - np.sqrt(d.sigma2(after) * sigma2) * action
+    g2 = d.g2(t)
+    if d.sampler == "ode":
+        return y + (d.f(t) * y + g2 * action / 2) * d.dt
+    return y + (d.f(t) * y + g2 * action) * d.dt + np.sqrt(g2 * d.dt) * noise

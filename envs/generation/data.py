@@ -112,7 +112,7 @@ def read_cifar10(archive: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
     return np.concatenate(records).astype(np.float32) / 127.5 - 1, CIFAR10_SHAPE
 
 
-EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes that convert() keeps as they look
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # modes that convert() keeps as they look, if opaque
 
 
 def folder(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
@@ -131,8 +131,10 @@ def folder(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
                 opened.load()
                 if opened.mode not in EIGHT_BIT:
                     raise ValueError(f"{file} is of mode {opened.mode}; expected 8 bits a channel: {', '.join(EIGHT_BIT)}")
+                if opened.has_transparency_data and opened.convert("RGBA").getextrema()[3][0] < 255:
+                    raise ValueError(f"{file} is transparent in parts; expected opaque images, without alpha or 255 throughout")
                 pictures.append(opened.convert("L" if opened.mode in ("1", "L") else "RGB"))
-        except OSError as error:
+        except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's, of a damaged PNG
             raise ValueError(f"{file} cannot be read as an image ({error})") from error
     for file, picture in zip(files, pictures, strict=True):
         if picture.size != pictures[0].size:

@@ -44,13 +44,17 @@ class RatioEstimator:
             mean *= np.exp(np.minimum(log_sum - math.log(self.m * self.eps), 0.0))
         return (alpha * mean - y) / sigma2
 
-    def noise(self, points: np.ndarray) -> float:
-        """Variance of an estimate at the last step, in units of that of the score of one kernel, d / sigma^2."""
+    def error(self, points: np.ndarray) -> float:
+        """Squared error of an estimate at the last step, at least, in units of that of the score of one kernel, d / sigma^2.
+
+        It is the distance from the score of the kernel about the very point that y comes from, whose mean given y is the score
+        (denoising score matching), less that one's variance: so an error that all estimates share, such as the floor's, counts.
+        """
         generator, n, t = np.random.default_rng(0), 256, self.dynamics.dt
         x = points[generator.integers(len(points), size=n)]
-        y = self.dynamics.alpha(t) * x + math.sqrt(self.dynamics.sigma2(t)) * generator.standard_normal(x.shape)
-        first, second = (self(np.full(n, t), y, generator.integers(self.places, size=n)) for _ in range(2))
-        return float(np.square(first - second).mean() / 2 * self.dynamics.sigma2(t))
+        sigma, xi = math.sqrt(self.dynamics.sigma2(t)), generator.standard_normal(x.shape)
+        found = self(np.full(n, t), self.dynamics.alpha(t) * x + sigma * xi, generator.integers(self.places, size=n))
+        return float(np.square(sigma * found + xi).mean() - 1)
 
 
 def _broken(points: np.ndarray) -> str:

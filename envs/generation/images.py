@@ -59,7 +59,8 @@ def network_features(path: str, shape: tuple[int, int, int]) -> Callable[[np.nda
     """The features of a TorchScript module at `path`: float32 images [N, C, H, W] in [-1, 1] -> [N, F].
 
     With Inception's the distance of these is the FID of Heusel et al. (2017). Raises ValueError, in one line, where there is no
-    such file, where it is no such module, and for what it returns if that is not finite and of two dimensions.
+    such file, where it is no such module or takes no such images, and for what it returns if that is not finite and of two
+    dimensions.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path}; features=... takes a TorchScript module that maps images to features")
@@ -70,10 +71,16 @@ def network_features(path: str, shape: tuple[int, int, int]) -> Callable[[np.nda
     except RuntimeError as error:
         raise ValueError(f"{path} is not a TorchScript module ({str(error).strip().splitlines()[0]})") from error
 
+    wanted = f"[N, {', '.join(map(str, shape))}]"
+
     def features(y: np.ndarray) -> np.ndarray:
         images = torch.from_numpy(y.astype(np.float32)).view(-1, *shape)
-        with torch.no_grad():
-            found = torch.cat([module(part) for part in images.split(ROWS)])
+        try:
+            with torch.no_grad():
+                found = torch.cat([module(part) for part in images.split(ROWS)])
+        except (RuntimeError, TypeError) as error:  # what TorchScript raises within it; what torch.cat does of no tensor
+            said = str(error).strip().splitlines()[-1]
+            raise ValueError(f"the module {path} must map images {wanted} to features [N, F] ({said})") from error
         if found.dim() != 2 or not found.isfinite().all():
             raise ValueError(f"the module {path} must give finite features [N, F], found shape {tuple(found.shape)}")
         return found.double().numpy()

@@ -62,6 +62,25 @@ def test_config_yaml_has_the_keys_of_the_dataclasses():
     assert schema.typed(schema.EvalConfig, values["eval"]) == schema.EvalConfig()
 
 
+def test_a_union_takes_each_of_its_types():
+    @dataclasses.dataclass
+    class Mine:
+        scale: float | str | None = "auto"
+
+    found = [schema.typed(Mine, {"scale": value}).scale for value in ("auto", 2, None)]
+    assert found == ["auto", 2.0, None]
+    with pytest.raises(UsageError, match="scale=True has the wrong type"):
+        schema.typed(Mine, {"scale": True})
+
+
+def test_an_automatic_warm_up_holds_a_batch():
+    """10 % of the steps, and at least 256 decisions of 8 frames for whoever samples from a replay."""
+    asked = [("sac", "steps=30000", 3000), ("sac", "steps=3000", 2048), ("sac(batch_size=64)", "steps=3000", 512)]
+    for algo, steps, warmup in asked:
+        assert plan("quick", algo, "dmc/cartpole-swingup", "0-0", [steps])[0][0].config.resolved().warmup == warmup
+    assert plan("quick", "ctq", "generation/gmm1d", "0-0", [])[0][0].config.first_batch == 0
+
+
 @pytest.mark.parametrize("family", envs.FAMILIES)
 def test_env_yaml_holds_the_defaults_of_its_family(family):
     values = yaml.safe_load((CONF / "env" / f"{family}.yaml").read_text())

@@ -87,6 +87,11 @@ class ReadsAll(sac.SAC):
         return info if info["critic_loss"].tolist() >= 0 else {}
 
 
+class Masks(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, noise) | {"positive": batch.reward[batch.reward > 0].mean()}
+
+
 class NoMethod(sac.SAC):
     phases = (*sac.SAC.phases, Phase("polish"))
 
@@ -212,6 +217,7 @@ CAUGHT = [
     ("NoLoss", "test_phases_return_finite_detached_tensors", r"no phase returns a \*_loss"),
     ("Reads", "test_phases_read_no_value_on_the_host", "reads a tensor's value"),
     ("ReadsAll", "test_phases_read_no_value_on_the_host", "reads a tensor's value"),
+    ("Masks", "test_phases_read_no_value_on_the_host", "as many values as a mask has"),
     ("NoMethod", "test_declarations_are_complete", "phases names 'polish'"),
     ("Stops", "test_a_run_ends_and_its_policy_loads", "RuntimeError: enough"),
     ("Counts", "test_phases_leave_the_update_counter_to_the_schedule", r"'critic' reads self.updates"),

@@ -55,7 +55,8 @@ def test_every_study_answers_each_of_its_claims(module, here, tmp_path, monkeypa
         if hasattr(part, "draw"):
             monkeypatch.setattr(part, "draw", lambda name, caption, alt, paint, how="": Figure(name, b"", "", caption, alt))
     budget = module.STUDY.budgets["quick"]
-    grid = dataclasses.replace(budget.grid, seeds=1, settings=(*budget.grid.settings, *TINY))
+    algos = budget.grid.algos.replace("pretrain=200", "pretrain=20")  # within so few rollouts
+    grid = dataclasses.replace(budget.grid, algos=algos, seeds=1, settings=(*budget.grid.settings, *TINY))
     small = {"states": 50, "repeats": 5} if module is ctq_gmm else {}
     how = parser().parse_args(["reproduce", "tiny", "--jobs", "1"])
     findings = module.STUDY.run(dataclasses.replace(budget, grid=grid, **small), Context("tiny", "quick", tmp_path, how))

@@ -82,3 +82,11 @@ def test_less_than_one_rollout_is_refused(train, tmp_path):
     with pytest.raises(UsageError, match=r"no update would happen: steps=30 frames .* 9 decisions of 4 copies; set steps=36"):
         train(config("steps=30"), tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.jsonl"))
+
+
+def test_a_run_that_ends_before_a_phase_begins_is_refused():
+    """40 rollouts are DPOK's 200 updates of pretraining; with one more it is trained."""
+    complaint = r"dpok would never come to critic, policy: steps=512000 frames give 200 updates, .* set steps=524800 or more"
+    with pytest.raises(UsageError, match=complaint):
+        plan("quick", "dpok", "generation/gmm1d", "1", ["steps=512000"])
+    plan("quick", "dpok", "generation/gmm1d", "1", ["steps=524800"])

@@ -49,6 +49,28 @@ def test_mixed_sizes_and_broken_files_are_refused(tmp_path):
     deep.save(tmp_path / "1.png")
     with pytest.raises(ValueError, match=r"1.png is of mode I(;16)?; expected 8 bits a channel: 1, L"):
         data.folder(tmp_path)
+    Image.fromarray(grey(64, 64)).save(tmp_path / "1.png")
+    whole = bytearray((tmp_path / "1.png").read_bytes())
+    whole[33:37] = (20).to_bytes(4, "big")  # the length of the chunk with the pixels
+    (tmp_path / "1.png").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"1.png cannot be read as an image \(broken PNG file"):
+        data.folder(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images")  # Pillow's
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_transparent_images_are_refused_and_opaque_ones_with_alpha_are_not(mode, tmp_path):
+    picture = np.stack([grey(4, 4)] * 3 + [np.full((4, 4), 255, np.uint8)], axis=2)
+    for number, alpha in ((0, 255), (1, 255), (1, 254)):
+        picture[2, 1, 3] = alpha
+        image = Image.fromarray(picture)
+        image = image.quantize(method=Image.Quantize.FASTOCTREE) if mode == "P" else image.convert(mode)
+        image.save(tmp_path / f"{number}.png")
+        if alpha == 255:
+            continue
+        with pytest.raises(ValueError, match=r"1.png is transparent in parts; expected opaque images") as error:
+            data.folder(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def cifar_archive(path, images, labels):
@@ -113,6 +135,11 @@ class Moments(torch.nn.Module):
         return torch.cat([images.mean(dim=(2, 3)), images.square().mean(dim=(2, 3))], dim=1)
 
 
+class Pair(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images.mean(dim=(2, 3)), images
+
+
 def test_a_networks_features_take_the_place_of_components(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -126,24 +153,31 @@ def test_a_networks_features_take_the_place_of_components(tmp_path):
     assert found == pytest.approx(frechet(*moments), rel=1e-4)
     (tmp_path / "no.pt").write_bytes(b"no module")
     torch.jit.script(torch.nn.Identity()).save(tmp_path / "flat.pt")
+    torch.jit.script(torch.nn.Conv2d(3, 4, 2)).save(tmp_path / "colour.pt")
+    torch.jit.script(Pair()).save(tmp_path / "pair.pt")
     for name, complaint in (("absent.pt", r"there is no file .*absent.pt; features=\.\.\. takes a TorchScript module"),
                             ("no.pt", "no.pt is not a TorchScript module"),
+                            ("colour.pt", r"colour.pt must map images \[N, 1, 4, 4\] to .*3 channels, but got 1 channels"),
+                            ("pair.pt", r"pair.pt must map images \[N, 1, 4, 4\] to features \[N, F\] \(.* but got tuple\)"),
                             ("flat.pt", r"must give finite features \[N, F\], found shape \(2, 1, 4, 4\)")):  # fmt: skip
         with pytest.raises(ValueError, match=complaint) as error:
             envs.check("generation/images", settings | {"features": str(tmp_path / name)})
         assert "\n" not in str(error.value)
 
 
-def test_a_folder_is_an_environment_with_its_scores(tmp_path):
+@pytest.mark.parametrize("reward", ["jpeg", "indicator", "quadratic"])
+def test_a_folder_is_an_environment_with_its_scores(reward, tmp_path):
     save(tmp_path, *(grey(4, 4, seed) for seed in range(40)))
-    env, spec = envs.make("generation/images", 0, 8, path=str(tmp_path), steps=3, m=40, beta=10.0, f_start=1.0)
+    settings = {"steps": 3, "m": 40, "beta": 10.0, "f_start": 1.0, "reward": reward, "interval_high": 1.0}
+    env, spec = envs.make("generation/images", 0, 8, path=str(tmp_path), **settings)
     assert (spec.obs_dim, spec.act_dim, spec.score.name) == (17, 16, "return")
     obs, _ = env.reset()
     for _ in range(3):
         obs, _, _, _, info = env.step(-obs[:, 1:])
     scores = env.scores(info["final_obs"])
     assert set(scores) == {"reward", "nearest image", "Fréchet distance"}
-    # The reward sees the pixels that a file has; the last observation is float32.
+    # What is paid, of y beyond the pixels' range too; the last observation is float32.
+    assert np.abs(info["final_obs"][:, 1:]).max() > 1
     assert scores["reward"][0] == pytest.approx(info["terminal_reward"].mean() / 10, abs=0.02)
 
 
