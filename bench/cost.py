@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -162,6 +163,10 @@ def latest_start(agent: Agent) -> int:
     return max(phase.start for phase in agent.phases)
 
 
+def update_with_noise(agent: Agent, data: Batch | Trajectories, generator: torch.Generator) -> None:
+    agent.update(data, {p.name: sample(agent.draws(p.name, agent.data.batch_size), generator) for p in agent.due()})
+
+
 def period_of_updates(agent: Agent, start: int) -> Callable[[], None]:
     """A function that makes one full period of updates, each with its noise, on batches made here.
 
@@ -169,19 +174,13 @@ def period_of_updates(agent: Agent, start: int) -> Callable[[], None]:
     """
     generator = torch.Generator().manual_seed(0)
     agent.updates = start
-    n = agent.data.batch_size
-
-    def update(data: Batch | Trajectories) -> None:
-        noise = {phase.name: sample(agent.draws(phase.name, n), generator) for phase in agent.due()}
-        agent.update(data, noise)
-
     for _ in range(WARM_UPDATES):
-        update(random_data(agent, generator))
+        update_with_noise(agent, random_data(agent, generator), generator)
     batches = [random_data(agent, generator) for _ in range(period(agent))]
 
     def work() -> None:
         for batch in batches:
-            update(batch)
+            update_with_noise(agent, batch, generator)
 
     return work
 
@@ -210,16 +209,29 @@ def count_period(agent: Agent) -> dict[str, Any]:
 
 
 def count(agent: Agent) -> dict[str, Any]:
-    """Counts over one full period of the phases, per update, for a run's cost.json; the agent is used up by it.
+    """Counts of a mean update over one full period of the phases, for a run's cost.json; the agent is used up by it. Of a
+    period, which may be long, one update of each kind is made.
 
     On a device other than the CPU: the parameters alone.
     """
     result: dict[str, Any] = count_parameters(agent)
     if agent.device.type != "cpu":
         return result
-    counts, updates = count_work(agent, period_of_updates(agent, latest_start(agent))), period(agent)
-    return result | {
-        "operations_per_update": counts["operations"] / updates,
-        "flops_per_update": counts["flops"] / updates,
-        "forwards_per_update": {name: value / updates for name, value in counts["forwards"].items()},
-    }
+    generator, updates = torch.Generator().manual_seed(0), period(agent)
+    alike: dict[tuple[str, ...], list[int]] = {}  # updates of a period by the phases due in them, which decide what they cost
+    for at in range(latest_start(agent), latest_start(agent) + updates):
+        agent.updates = at
+        alike.setdefault(tuple(phase.name for phase in agent.due()), []).append(at)
+    total, forwards = Counter(), Counter()
+    for same in alike.values():
+        data = random_data(agent, generator)
+
+        def work(at: int = same[0], data: Batch | Trajectories = data) -> None:
+            agent.updates = at
+            update_with_noise(agent, data, generator)
+
+        work()  # optimizers make their state
+        counts = count_work(agent, work)
+        total.update({f"{name}_per_update": counts[name] * len(same) / updates for name in ("operations", "flops")})
+        forwards.update({name: value * len(same) / updates for name, value in counts["forwards"].items()})
+    return result | total | {"forwards_per_update": dict(forwards)}

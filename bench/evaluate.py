@@ -11,6 +11,7 @@ import torch
 import envs
 from algos.agent import Agent, sample
 from bench.config import RunConfig
+from bench.finite import NonFinite, finite
 
 EVAL_STREAM, PROBE_STREAM = 1, 2  # second word of the environment seed; training uses the bare seed
 
@@ -40,15 +41,19 @@ class Evaluator:
     def play(self, agent: Agent, index: int, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}, and where the environment has more
         to say of the last observations, "scores": lists of numbers by name. None if `stopped`, which is asked at every
-        decision, ended it. Played again, it is the same."""
+        decision, ended it. Played again, it is the same. Raises NonFinite for an observation or an action."""
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, EVAL_STREAM, index))
         n = self.rule.episodes
         obs, _ = self.env.start([index] * n)
         returns, lengths, running = np.zeros(n), np.zeros(n, int), np.ones(n, bool)
         final = np.zeros_like(obs)
         while running.any():
-            action = self.act(agent, torch.from_numpy(obs).to(self.device), generator)
-            obs, reward, terminated, truncated, info = self.env.step(action.cpu().numpy())
+            if not finite(obs):
+                raise NonFinite("evaluation observation", agent.updates)
+            action = self.act(agent, torch.from_numpy(obs).to(self.device), generator).cpu().numpy()
+            if not finite(action):
+                raise NonFinite("evaluation action", agent.updates)
+            obs, reward, terminated, truncated, info = self.env.step(action)
             returns += reward * running
             lengths += running
             ended = running & (terminated | truncated)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 class NonFinite(RuntimeError):
-    """A loss, an observation or a reward that is not a finite number."""
+    """A loss, an observation, an action or a reward that is not a finite number."""
 
     def __init__(self, quantity: str, update: int):
         super().__init__(f"{quantity} became non-finite at update {update}")
         self.quantity, self.update = quantity, update
+
+
+def finite(*arrays: np.ndarray) -> bool:
+    """Whether all numbers are finite: by their sum, which one that is not makes so (as does an overflow)."""
+    return math.isfinite(sum(float(array.sum()) for array in arrays))
 
 
 class FirstNonFinite:

@@ -26,7 +26,7 @@ from bench import cost, devices, provenance
 from bench.clock import Clock, CudaClock
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
-from bench.finite import FirstNonFinite, NonFinite
+from bench.finite import FirstNonFinite, NonFinite, finite
 from bench.mirror import Mirror, mirror
 from bench.rundir import HEARTBEAT, RunDir, load_tensors, read_json, replace_file, save_tensors
 from bench.speed import check_same_matmul, keep_freed_memory, phase_runner, set_matmul
@@ -118,6 +118,8 @@ class Run:
         self.dir.cut_back({})
         shutil.rmtree(self.path / "replay", ignore_errors=True)
         self.obs, _ = self.env.reset()
+        if not finite(self.obs):
+            raise NonFinite("observation", 0)
         fresh = self._new_agent(torch.Generator().manual_seed(0))
         self.dir.write_json("cost.json", cost.count(fresh))
         self.clock.lap("setup")
@@ -179,7 +181,7 @@ class Run:
             draws = self.agent.draws("explore", self.copies)
             action, kept = self.agent.explore(obs, sample(draws, self.generators["explore"], self.device))
         played = action.cpu().numpy()
-        if not math.isfinite(float(played.sum())):
+        if not finite(played):
             self.losses.check()
             raise NonFinite("action", self.agent.updates)
         self.clock.lap("act")
@@ -189,9 +191,9 @@ class Run:
         led_to = next_obs
         if ended.any():
             led_to = np.where(ended[:, None], info["final_obs"], next_obs)
-        if not math.isfinite(float(reward.sum()) + float(led_to.sum())):
+        if not finite(reward, led_to, next_obs):  # the latter differ where an episode ended, and another began
             self.losses.check()  # a loss that was non-finite before is the cause, and is named instead
-            wrong = "reward" if not np.isfinite(reward).all() else "observation"
+            wrong = "observation" if finite(reward) else "reward"
             raise NonFinite(wrong, self.agent.updates)
         to = torch.from_numpy
         self.replay.add(obs, action, to(reward), to(terminated), to(truncated), to(led_to))
@@ -237,9 +239,9 @@ class Run:
             metrics = self.agent.diagnose(self.latest)
             values = torch.stack([value.detach().float().cpu() for value in metrics.values()])
             record |= dict(zip(metrics, values.tolist(), strict=True))
-            for name, value in record.items():
-                if not math.isfinite(value):
-                    raise NonFinite(name, self.agent.updates)
+        for name, value in record.items():
+            if not math.isfinite(value):
+                raise NonFinite(name, self.agent.updates)
         if self.finished_returns:
             record["episode_return"] = float(np.mean(self.finished_returns))
             self.finished_returns = []
@@ -254,6 +256,7 @@ class Run:
         return self.env_step // every + (self.env_step % every >= self.config.frames_per_decision)
 
     def _evaluate(self) -> None:
+        self.losses.check()  # the cause of what an evaluation would find, and named in its place
         number = self._evaluation()
         result = self.evaluator.play(self.agent, number, self._interrupted)
         if result is None:

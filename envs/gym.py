@@ -127,6 +127,9 @@ def _make(name: str, render_mode: str | None = None) -> gymnasium.Env:
 
 
 def _check_built(name: str, env: gymnasium.Env) -> None:
+    module, colon, id = name.rpartition(":")
+    if env.spec.id != id:  # without a version gymnasium takes the newest
+        raise ValueError(f"'gym/{name}' names no version; did you mean gym/{module}{colon}{env.spec.id}?")
     if not isinstance(env.action_space, gymnasium.spaces.Box):
         raise ValueError(f"'gym/{name}' has {env.action_space} actions; this benchmark needs continuous (Box) actions")
     if not np.issubdtype(env.action_space.dtype, np.floating) or not math.prod(env.action_space.shape):

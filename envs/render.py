@@ -18,18 +18,20 @@ INSTALL = (
 
 @contextlib.contextmanager
 def no_opengl() -> Iterator[None]:
-    """MuJoCo and dm_control imported inside load no OpenGL library, unless the user has chosen one by MUJOCO_GL.
+    """MuJoCo and dm_control imported inside load no OpenGL library, not the one that MUJOCO_GL names either: that is for a
+    `Camera`, when a frame is due.
 
     Both choose a library at import, and a machine without a display may have none, or warn about GLFW.
     """
-    if "MUJOCO_GL" in os.environ:
-        yield
-        return
+    chosen = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = "disable"
     try:
         yield
     finally:
-        del os.environ["MUJOCO_GL"]
+        if chosen is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = chosen
 
 
 class Camera:

@@ -96,6 +96,9 @@ def test_the_log_tells_a_divergence(make_agent, make_batch, update, name):
     torch.testing.assert_close(log["target_q_mean"], info["target_q"].mean())
     torch.testing.assert_close(log["next_actions_on_bound"], (info["next_actions"].abs() == 1).float().mean())
     torch.testing.assert_close(log["next_actions_std"], info["next_actions"].std(dim=0, correction=0).mean())
+    if name == "qsm":
+        norms = info["action_gradient"].norm(dim=-1)
+        torch.testing.assert_close(log["scaled_gradient"], agent.config.m_q * norms.mean())
     loss, _ = twin.critic_loss(batch, info["target_q"])
     grads = torch.autograd.grad(loss, list(twin.critics.parameters()))
     torch.testing.assert_close(log["critic_grad_norm"], torch.cat([g.flatten() for g in grads]).norm())

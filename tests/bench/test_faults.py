@@ -13,12 +13,34 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from bench.rundir import Experiment
+from bench.run import run
+from bench.rundir import Experiment, load_tensors
 from bench.worker import locked, work
 
 AGENTS = """
+import gymnasium
+import numpy as np
+
 from algos.sac import SAC
+
+
+class Blind(gymnasium.Env):  # its third episode begins with an observation that is not a number
+    observation_space, action_space = gymnasium.spaces.Box(-9, 9, (2,)), gymnasium.spaces.Box(-1, 1, (1,))
+    episode = 0
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode += 1
+        return np.full(2, float("nan") if self.episode == 3 else 0.0, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+for name, steps in (("Soon-v0", 5), ("Late-v0", 90)):
+    gymnasium.register(name, Blind, max_episode_steps=steps)
 
 
 class Raises(SAC):
@@ -85,6 +107,19 @@ def test_a_worker_whose_grid_is_killed_before_it_looks_begins_no_run(tmp_path):
         time.sleep(0.1)
     assert (run / "worker.log").read_text() == says
     assert [path.name for path in run.iterdir()] == ["worker.log"]
+
+
+@pytest.mark.parametrize(
+    ("env", "quantity", "rows"), [("Soon-v0", "observation", 9), ("Late-v0", "evaluation observation", 39)]
+)
+def test_an_episode_that_begins_with_no_number_ends_the_run_before_it_is_stored(small, agents, env, quantity, rows):
+    """In training the reset of the tenth decision gives it, which is not stored; the other task's comes in an evaluation."""
+    config = small("sac", "eval_every=40", "checkpoint_every=1", env=f"gym/bad_agents:{env}")
+    assert run(config, agents / "run") == "failed"
+    assert json.loads((agents / "run" / "FAILED.json").read_text())["quantity"] == quantity
+    stored = [load_tensors(path)["obs"] for path in sorted((agents / "run" / "replay").glob("*.pt"))]
+    assert sum(map(len, stored)) == rows
+    assert all(torch.isfinite(obs).all() for obs in stored)
 
 
 def test_a_failing_run_is_reported_and_the_others_go_on(command, agents, here):

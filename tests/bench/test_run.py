@@ -13,6 +13,7 @@ import yaml
 
 import algos
 import bench
+import envs
 from algos.agent import sample
 from bench import run
 from bench.config import UsageError
@@ -107,6 +108,27 @@ def test_load_policy_acts_as_the_agent_did(written, small):
 
 
 # -- what decides the numbers ------------------------------------------------------------------------------------------
+
+
+def test_a_transition_is_stored_as_its_environment_made_it(small, train, tmp_path):
+    """Where an episode ends too: it leads to its own last observation, not to the next one's first, and a time limit does not
+    terminate it. Fails on `ended` for `terminated`, and on `next_obs` for `final_obs`."""
+    config = small("sac", "steps=700", "warmup=600", "eval_every=700", "keep_replay=true")
+    train(config, tmp_path)
+    pieces = [load_tensors(path) for path in sorted((tmp_path / "replay").glob("*.pt"))]
+    fields = ("obs", "action", "reward", "next_obs", "terminated", "ended")
+    rows = {name: torch.cat([piece[name] for piece in pieces]).numpy() for name in fields}
+    env, _ = envs.make(config.env["id"], config.seed, 1, **config.env_settings)
+    obs, _ = env.reset()
+    for i in range(700):
+        led_to, reward, terminated, truncated, info = env.step(rows["action"][i])
+        ended = terminated | truncated
+        row = (obs, reward.astype(np.float32), info["final_obs"] if ended else led_to, terminated, ended)
+        for name, value in zip(("obs", "reward", "next_obs", "terminated", "ended"), row, strict=True):
+            assert np.array_equal(rows[name][i], value), (name, i)
+        obs = led_to
+    assert rows["terminated"].any()
+    assert (rows["ended"] & ~rows["terminated"]).any()
 
 
 @pytest.mark.parametrize("algo", ["qsm", "td3"])
@@ -224,8 +246,9 @@ def test_a_continued_run_keeps_its_automatic_intervals(small, train, tmp_path):
     assert (longer.log_every, auto) == (3, ["log_every"])
 
 
-def test_a_torn_last_line_is_cut_off(small, train, results, tmp_path):
-    config = small("sac")
+def test_what_a_kill_within_a_write_leaves_is_removed(small, train, results, tmp_path):
+    """A torn last line, and files that were to replace others."""
+    config = small("sac", "keep_replay=true")
     train(config, tmp_path / "undisturbed")
 
     class Killed(BaseException):
@@ -245,7 +268,10 @@ def test_a_torn_last_line_is_cut_off(small, train, results, tmp_path):
     for name in ("metrics.jsonl", "evals.jsonl", "clock.jsonl"):
         with open(tmp_path / "torn" / name, "ab") as file:
             file.write(b'{"env_step": 131, "crit')
+    for name in (".progress.json.7.tmp", "replay/.000000000118.pt.7.tmp"):
+        (tmp_path / "torn" / name).write_bytes(b"PK")
     train(config, tmp_path / "torn")
+    assert not list((tmp_path / "torn").rglob("*.tmp"))
     assert results(tmp_path / "undisturbed") == results(tmp_path / "torn")
 
 

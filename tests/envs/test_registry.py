@@ -17,8 +17,8 @@ from envs import measure, scores, toy
 ROOT = Path(__file__).parents[2]
 
 
-def run(code):
-    environment = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+def run(code, **chosen):
+    environment = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"} | chosen
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -29,17 +29,18 @@ def test_importing_envs_imports_no_engine():
     assert not heavy & set(run("import sys, envs; print(*sys.modules)"))
 
 
-def test_stepping_imports_no_opengl_and_leaves_the_users_environment_alone():
-    code = """
+@pytest.mark.parametrize("chosen", [{}, {"MUJOCO_GL": "osmesa"}], ids=["none chosen", "osmesa"])
+def test_stepping_imports_no_opengl_and_leaves_the_users_environment_alone(chosen):
+    code = f"""
 import os, sys, numpy, envs
 for id in ("dmc/cheetah-run", "gym/HalfCheetah-v5"):
     env, spec = envs.make(id, 0)
     env.reset()
     env.step(numpy.zeros((1, 6)))
-    assert "MUJOCO_GL" not in os.environ
+    assert os.environ.get("MUJOCO_GL") == {chosen.get("MUJOCO_GL")!r}
 print(*sys.modules)
 """
-    modules = run(code)
+    modules = run(code, **chosen)
     assert "dm_control" in modules
     # gymnasium itself imports the glfw module, which opens nothing until it is initialised.
     assert not [m for m in modules if m.split(".")[0] == "OpenGL" or m in ("mujoco.egl", "mujoco.osmesa", "mujoco.glfw")]

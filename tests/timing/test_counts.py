@@ -13,7 +13,7 @@ from algos.agent import sample
 from algos.qsm import QSM
 from bench import bodies
 from bench.bodies import SPEC
-from bench.cost import OperationCounter, count_period, count_work, random_batch
+from bench.cost import OperationCounter, count, count_period, count_work, random_batch
 
 STEPS = (2, 3, 5, 9)
 
@@ -24,6 +24,15 @@ def test_an_update_does_what_the_committed_counts_say():
         pytest.skip(f"counts.json was made under torch {stored['torch']}, this is {counts.TORCH}")
     changed = list(counts.differences(stored, counts.counted()))
     assert not changed, "\n".join(["not what counts.json says; if that is meant: make timing-baseline", *changed])
+
+
+def test_a_mean_update_is_counted_without_making_every_one_of_a_period():
+    mean, period = count(counts.build("td3")), count_period(counts.build("td3"))
+    assert mean["operations_per_update"] == period["operations"] / period["updates"]
+    assert mean["flops_per_update"] == period["flops"] / period["updates"]
+    late = count(counts.build("td3", delay=5000))  # half a minute, if each was made
+    assert late["forwards_per_update"]["policy"] == 1 / 5000
+    assert late["forwards_per_update"]["target_policy"] == 1
 
 
 def actor_counts(name: str, steps: int) -> dict:
