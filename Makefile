@@ -1,5 +1,7 @@
 # The README's two commands. Both make the same environment, .venv, from constraints.txt; a second call installs nothing.
-PYTHON ?= python3
+FITS := (3, 11) <= sys.version_info[:2] < (3, 13)
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, sys; sys.exit(not $(FITS))' 2>/dev/null && echo $$python && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?= --algos qsm,dql,sac
@@ -29,7 +31,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import pip, sys; sys.exit(not $(FITS))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --editable .
 	touch $@
 
