@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +27,15 @@ LOCKED = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_t
 def test_versions_known_to_break_are_refused(name, refused):
     assert not REQUIREMENTS[name].contains(refused)
     assert REQUIREMENTS[name].contains(LOCKED[name])
+
+
+def test_make_looks_for_the_pythons_that_the_project_takes():
+    (fits,) = re.findall(r"^FITS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    takes = SpecifierSet(PROJECT["requires-python"])
+    versions = [(3, minor) for minor in range(9, 16)]
+    found = [eval(fits, {"sys": SimpleNamespace(version_info=(*version, 0))}) for version in versions]
+    assert found == [takes.contains(".".join(map(str, version))) for version in versions]
+    assert "Python 3.11 or 3.12 and make" in (ROOT / "README.md").read_text()
 
 
 def test_torch_is_locked_to_one_version_everywhere():
