@@ -186,7 +186,7 @@ def worker(args: argparse.Namespace) -> int:
         die_with_parent(args.with_parent)
     if not args.name:
         raise UsageError("worker needs --name")
-    return EXIT[work(args.root, args.name, args.index, args.jobs)]
+    return EXIT[work(args.root, args.name, args.index, args.jobs, args.retry_failed)]
 
 
 def sweep(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import Counter
@@ -23,8 +24,9 @@ def rows(experiment: Experiment, indices: list[int] | None = None) -> list[dict[
     for index in range(len(cells)) if indices is None else indices:
         cell, directory = cells[index], experiment.run_dir(cells[index])
         progress = directory.progress() or {}
-        step, steps, rate = progress.get("env_step", 0), cell["config"]["steps"], progress.get("sps") or 0.0
-        state = directory.state(now)
+        state, steps, rate = directory.state(now), cell["config"]["steps"], progress.get("sps") or 0.0
+        end = directory.completion() if state == "done" else None  # on the disk for sure; a heartbeat is not
+        step = (end or progress).get("env_step", 0)
         if state == "done" and step < steps:
             state = "stopped"  # the steps asked for were raised since
         out.append(
@@ -104,7 +106,8 @@ def setup(directory: RunDir) -> dict[str, str]:
     return {key: " and ".join(seen) for key, seen in found.items()}
 
 
-def table(view: GridView):
+def table(view: GridView, most: int = MOST_ROWS):
+    """The grid as a table of at most so many rows, what runs first."""
     from rich.table import Table
 
     data = view.rows()
@@ -112,7 +115,7 @@ def table(view: GridView):
     for name in ("run", "state", "heartbeat", "step", view.score, "steps/s", "ETA"):
         out.add_column(name, justify="left" if name in ("run", "state") else "right")
     order = ("running", "failed", "stopped", "missing", "done", "complete", "pruned")
-    shown = data if len(data) <= MOST_ROWS else sorted(data, key=lambda r: order.index(r["state"]))[:MOST_ROWS]
+    shown = data if len(data) <= most else sorted(data, key=lambda r: order.index(r["state"]))[:most]
     for r in shown:
         value = "" if r["return"] is None else f"{r['return']:.1f}" if view.score == "return" else f"{r['return']:.3f}"
         step = f"{r['env_step']:,} / {r['steps']:,}"
@@ -149,23 +152,27 @@ class Watcher:
         if sys.stdout.isatty():
             from rich.live import Live
 
-            self.live = Live(table(self.view), refresh_per_second=2)
+            self.live = Live(self.table(), refresh_per_second=2)
             self.live.__enter__()
         return self
+
+    def table(self):
+        """As much of the table as the terminal shows, beside title, header, rules and the line on the rest."""
+        return table(self.view, min(MOST_ROWS, max(1, shutil.get_terminal_size().lines - 6)))
 
     def __call__(self) -> None:
         now = time.time()
         if self.live is not None:
             if now - self.shown >= 0.5:
                 self.shown = now
-                self.live.update(table(self.view))
+                self.live.update(self.table())
         elif now - self.shown >= PLAIN_INTERVAL:
             self.shown = now
             print(line(self.view.rows(), self.started), flush=True)
 
     def __exit__(self, *error) -> None:
         if self.live is not None:
-            self.live.update(table(self.view))
+            self.live.update(self.table())
             self.live.__exit__(*error)
         else:
             print(line(self.view.rows(), self.started), flush=True)

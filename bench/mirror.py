@@ -30,9 +30,11 @@ def check(logger: str) -> None:
 
 
 def values(kind: str, record: dict[str, Any]) -> dict[str, float]:
-    """A line's numbers by name: train/critic_loss, eval/return (the mean of the episodes), time/active (seconds)."""
+    """A line's numbers by name: train/critic_loss, eval/return (the mean of the episodes), time/active (seconds). An
+    environment's own scores are means too: eval/KL."""
     if kind == "eval":
-        numbers = {"return": sum(record["returns"]) / len(record["returns"])}
+        lists = {"return": record["returns"]} | record.get("scores", {})
+        numbers = {name: sum(values) / len(values) for name, values in lists.items()}
     elif kind == "time":
         numbers = {name: record[name] for name in ("active", "total")}
     else:

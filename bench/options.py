@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     worker = add("worker", "run one cell of an experiment (for schedulers)", where)
     worker.add_argument("--index", type=int, required=True, help="the cell's number in experiment.json")
     worker.add_argument("--jobs", type=int, default=1, help="runs that share the machine (recorded, nothing else)")
+    worker.add_argument("--retry-failed", action="store_true", help="run the cell again if it has failed")
     worker.add_argument("--with-parent", type=int, nargs="?", const=0, help=argparse.SUPPRESS)
     report = add("report", "write a report over one or several experiments")
     report.add_argument("runs", nargs="+", type=Path, help="experiment directories, or archives of them")

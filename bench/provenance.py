@@ -55,7 +55,12 @@ def described(cpuinfo: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "platform": platform.platform()}
+    return {"cpu": cpu_name(), "cores": usable_cores(), "platform": platform.platform()}
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; where the system does not say (macOS), all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def session(

@@ -19,7 +19,7 @@ from typing import Any
 from bench.config import AUTO, RunConfig, UsageError, from_plain, identity, to_plain
 
 JSONL = ("metrics.jsonl", "evals.jsonl", "clock.jsonl")
-HEARTBEAT = 2.0  # seconds between two heartbeats of a run
+HEARTBEAT = 5.0  # seconds between two heartbeats of a run; on a busy disk one takes 10 ms
 STALE_AFTER = 60.0  # seconds without a heartbeat after which a run no longer counts as running
 
 
@@ -94,11 +94,15 @@ class RunDir:
         return "running" if progress["state"] == "running" and fresh else "stopped"
 
     def progress(self) -> dict[str, Any] | None:
-        """The last heartbeat; None also where a crash of the machine left it empty, for it is written without a flush."""
+        """The last heartbeat; None also where a crash of the machine left it empty, for it is written without a flush, and
+        where a network file system lost it to the next one while it was read."""
         try:
             return read_json(self.path / "progress.json")
-        except UsageError:
+        except (UsageError, OSError):
             return None
+
+    def completion(self) -> dict[str, Any] | None:
+        return read_json(self.path / "DONE")
 
     def failure(self) -> dict[str, Any] | None:
         return read_json(self.path / "FAILED.json")
@@ -213,9 +217,12 @@ class RunDir:
         (self.path / "DONE").unlink(missing_ok=True)  # of fewer steps: a run has one end mark
 
     def reopen(self) -> None:
-        """Take back the end marks, before a finished run is continued or a failed one retried."""
+        """Take back the end marks, before a finished run is continued or a failed one retried, and remove what a process that
+        was killed within a write left of it. Only under the run's lock."""
         for name in ("DONE", "FAILED.json"):
             (self.path / name).unlink(missing_ok=True)
+        for torn in (*self.path.glob(".*.tmp"), *(self.path / "replay").glob(".*.tmp")):
+            torn.unlink()
 
 
 # -- tensors -----------------------------------------------------------------------------------------------------------

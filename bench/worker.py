@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ IN_USE = "is in use by"  # of every refusal because of another process
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 LOOK = 0.5  # seconds for which a grid waits for its lock: `watch` looks at it for a moment, again and again
 LOCK_WAIT = 20.0  # seconds in which a worker that was told to stop has written its checkpoint
+ONE_STOP = 1.0  # seconds in which one stop may come twice: from what signals every process, and from the grid
 
 
 @contextmanager
@@ -96,8 +98,9 @@ def die_with_parent(parent: int) -> None:
         raise UsageError(f"the process {parent}, which this one works for, is gone")
 
 
-def work(root: Path, name: str, index: int, jobs: int = 1) -> str:
-    """Run cell `index` of an experiment; returns a key of EXIT. Raises UsageError where it cannot start."""
+def work(root: Path, name: str, index: int, jobs: int = 1, retry_failed: bool = False) -> str:
+    """Run cell `index` of an experiment; returns a key of EXIT. Raises UsageError where it cannot start. A run that has
+    ended is left alone: a failed one but where `retry_failed` asks for it."""
     experiment = Experiment(root, name)
     cells = experiment.cells()
     if not cells:
@@ -111,7 +114,10 @@ def work(root: Path, name: str, index: int, jobs: int = 1) -> str:
     stored = experiment.read()
     with locked(directory.path / "lock", str(directory.path), LOCK_WAIT):
         refuse_where_another_host_works(directory)
-        if directory.state() == "done" and directory.prepare(config)[0].steps == directory.stored()[0].steps:
+        state = directory.state()
+        if state == "failed" and not retry_failed:
+            return "failed"
+        if state == "done" and directory.prepare(config)[0].steps == directory.stored()[0].steps:
             return "done"
         from bench.run import run
 
@@ -120,13 +126,16 @@ def work(root: Path, name: str, index: int, jobs: int = 1) -> str:
 
 
 def stop_on_signal(run) -> None:
-    """A signal ends the run at its next decision, in training or evaluation, with a checkpoint there. A second one ends
-    the process at once: the run goes on from its last checkpoint."""
+    """A signal ends the run at its next decision, in training or evaluation, with a checkpoint there. A second one, ONE_STOP
+    or more after it, ends the process at once: the run goes on from its last checkpoint."""
+    first = math.inf
 
     def handler(signum, frame):
-        if run.stop:
+        nonlocal first
+        now = time.monotonic()
+        if now - first >= ONE_STOP:
             os._exit(EXIT["stopped"])
-        run.stop = True
+        first, run.stop = min(first, now), True
 
     for number in STOP_SIGNALS:
         signal.signal(number, handler)

@@ -41,8 +41,8 @@ class Carrier:
 def carrier(args: Any, configs: Iterable[RunConfig], jobs: int | None = None) -> Carrier:
     """What the command line says about the engine; UsageError for what it cannot do, before anything is written.
 
-    args: its options `engine`, `address`, `slurm`, `per_device`, `device`. configs: what it will carry, as far as is known.
-    jobs: runs at a time; None: as many as there is room for.
+    args: its options `engine`, `address`, `slurm`, `per_device`, `device`, `retry_failed`. configs: what it will carry, as far
+    as is known. jobs: runs at a time; None: as many as there is room for.
     """
     from bench import mirror
     from bench.devices import here
@@ -57,7 +57,7 @@ def carrier(args: Any, configs: Iterable[RunConfig], jobs: int | None = None) ->
     if args.address and args.engine != "ray":
         raise UsageError(f"--address {args.address} is for --engine ray")
     module, slurm = importlib.import_module(ENGINES[args.engine]), {s.key: s.value for s in map(parse_override, args.slurm)}
-    options = Options(jobs=jobs, per_device=args.per_device, address=args.address, slurm=slurm)
+    options = Options(jobs, per_device=args.per_device, address=args.address, slurm=slurm, retry_failed=args.retry_failed)
     one_machine = args.engine == "local" or (args.engine == "ray" and not module.cluster_address(options))
     configs = list(configs)
     if one_machine and "cuda" in (args.device, *(config.device for config in configs)):

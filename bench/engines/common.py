@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import UsageError
+from bench.provenance import usable_cores
 from bench.rundir import Experiment, RunDir
 from bench.worker import EXIT, STOP_SIGNALS, thread_limits
 
@@ -29,6 +29,7 @@ class Options:
     per_device: int = 1  # runs that share one device
     address: str | None = None  # of a Ray cluster; None: RAY_ADDRESS, else one of this machine alone
     slurm: dict[str, Any] = field(default_factory=dict)  # submitit's parameters: partition, timeout_min, mem_gb, ...
+    retry_failed: bool = False  # whether a worker runs a failed cell again
 
     def slots(self) -> list[str]:
         """A device for each run at a time, in turn: two runs share a device only where none is left free."""
@@ -47,7 +48,7 @@ class Options:
 
     def here(self) -> int:
         """Runs at a time on this machine."""
-        room = len(self.slots()) or len(os.sched_getaffinity(0))
+        room = len(self.slots()) or usable_cores()
         return min(self.jobs or room, room) if self.devices else self.jobs or room
 
 
@@ -61,10 +62,11 @@ def required(package: str, engine: str) -> Any:
         ) from error
 
 
-def command(experiment: Experiment, index: int, jobs: int) -> list[str]:
+def command(experiment: Experiment, index: int, jobs: int, options: Options) -> list[str]:
     root, name = str(experiment.path.parent.absolute()), experiment.path.name
-    where = ["--root", root, "--name", name, "--index", str(index), "--jobs", str(jobs), "--with-parent"]
-    return [sys.executable, "-m", "bench", "worker", *where]
+    where = ["--root", root, "--name", name, "--index", str(index), "--jobs", str(jobs)]
+    again = ["--retry-failed"] if options.retry_failed else []
+    return [sys.executable, "-m", "bench", "worker", *where, *again, "--with-parent"]
 
 
 def environment(threads: int, device: str | None = None) -> dict[str, str]:

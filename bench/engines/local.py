@@ -36,7 +36,8 @@ def submit(
             while active or (waiting and not stopping):
                 while waiting and free and not stopping:
                     index, slot = waiting.pop(0), free.pop(0)
-                    active[index] = start(experiment, cells[index], index, min(jobs, len(indices)), slot), slot
+                    argv = command(experiment, index, min(jobs, len(indices)), options)
+                    active[index] = start(experiment, cells[index], argv, slot), slot
                 for index, (process, slot) in list(active.items()):
                     if process.poll() is not None:
                         del active[index]
@@ -49,15 +50,17 @@ def submit(
                     stopping.append(signal.SIGTERM)
                 time.sleep(POLL)
         finally:
-            for process, _ in active.values():
+            for process, _ in active.values():  # none, but where `watch` raised
                 process.terminate()
+            for process, _ in active.values():
+                process.wait()  # for its checkpoint
     return outcome | dict.fromkeys(waiting, "stopped")
 
 
-def start(experiment: Experiment, cell: dict[str, Any], index: int, jobs: int, device: str | None) -> subprocess.Popen:
+def start(experiment: Experiment, cell: dict[str, Any], argv: list[str], device: str | None) -> subprocess.Popen:
     with open(log_path(experiment, cell), "ab") as log:
         return subprocess.Popen(
-            [*command(experiment, index, jobs), str(os.getpid())],  # --with-parent: dead before the worker looked, too
+            [*argv, str(os.getpid())],  # --with-parent: dead before the worker looked, too
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -113,7 +113,7 @@ def start(ray: Any, experiment: Experiment, cell: dict[str, Any], index: int, jo
     gpus = 1 / options.per_device if config["device"] == "cuda" else 0
     remote = ray.remote(num_cpus=config["threads"], num_gpus=gpus, max_retries=RETRIES)(task)
     extra = environment(config["threads"]) | path
-    return remote.remote(command(experiment, index, jobs)[1:], extra, str(log_path(experiment, cell)), os.getcwd())
+    return remote.remote(command(experiment, index, jobs, options)[1:], extra, str(log_path(experiment, cell)), os.getcwd())
 
 
 def result(ray: Any, ref: Any, directory: Any) -> str:

@@ -1,7 +1,8 @@
 """A Slurm job array through submitit: one task for each cell, put back into the queue when it is preempted or timed out.
 
 A task starts the worker in a process of its own. Slurm's warning stops it at its next decision, with a checkpoint, and
-the task that takes its place goes on from there, so that a time limit is no limit to a run.
+the task that takes its place goes on from there, so that a time limit is no limit to a run. SIGTERM comes before that
+warning where the task is preempted, and before SIGKILL where it is cancelled: the worker is told, and the task waits.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from bench.config import UsageError
 from bench.engines.common import POLL, Options, command, describe, environment, first_line, log_path, required, stop_requests
 from bench.rundir import Experiment
+from bench.worker import EXIT
 
 DEFAULTS = {"timeout_min": 240, "signal_delay_s": 90}  # minutes until a task is requeued; seconds of warning before it
 REQUEUES = 1000  # times that one task may reach its time limit
@@ -49,7 +51,7 @@ def submit(
     """As bench.engines.local.submit, in a job array; `options.jobs` limits how many of its tasks run at a time."""
     cells = experiment.cells()
     submitted = executor(experiment, [cells[index]["config"] for index in indices], options)
-    words = [command(experiment, index, 1) for index in indices]
+    words = [command(experiment, index, 1, options) for index in indices]
     extra = [environment(cells[index]["config"]["threads"]) for index in indices]
     logs = [str(log_path(experiment, cells[index])) for index in indices]
     running = dict(zip(indices, submitted.map_array(Task(), words, extra, logs), strict=True))
@@ -58,9 +60,12 @@ def submit(
         told = 0
         while running:
             for index, job in list(running.items()):
-                if job.done():
-                    del running[index]
-                    outcome[index] = result(job, experiment.run_dir(cells[index]), bool(stopping))
+                directory = experiment.run_dir(cells[index])
+                if told and directory.state() != "running":
+                    outcome[index] = "stopped"  # a cancelled task leaves no result, and sacct is asked only now and then
+                elif job.done():
+                    outcome[index] = result(job, directory, bool(stopping))
+            running = {index: job for index, job in running.items() if index not in outcome}
             for job in running.values() if len(stopping) > told else ():
                 job.cancel(check=False)
             told = len(stopping)
@@ -93,24 +98,34 @@ class Task:
     """What a task of the array runs. Its result is the worker's exit code."""
 
     process: subprocess.Popen | None = field(default=None, repr=False)
+    told: bool = False  # the worker was told to stop: once only, since a second signal may cost it its checkpoint
 
     def __call__(self, argv: list[str], extra: dict[str, str], log: str) -> int:
         with open(log, "ab") as file:
             env = os.environ | extra
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env,
                                             start_new_session=True)  # fmt: skip
-        signal.signal(signal.SIGTERM, lambda *_: self.process.terminate())  # scancel; submitit lets it pass
+        signal.signal(signal.SIGTERM, self.tell)  # submitit lets it pass
         try:
-            while self.process.poll() is None:
+            while self.process.poll() is None or self.interrupted():
                 time.sleep(POLL)
         finally:
             self.stop()
         return self.process.returncode
 
+    def interrupted(self) -> bool:
+        """Whether the worker ended because it was told to: a result would count as the end of the cell."""
+        return self.told and self.process.returncode in (EXIT["stopped"], -signal.SIGTERM)
+
+    def tell(self, *_: Any) -> None:
+        if self.process is not None and not self.told:
+            self.told = True
+            self.process.terminate()
+
     def stop(self) -> None:
         """Ask the worker for its checkpoint, and wait for it."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
+        self.tell()
+        if self.process is not None:
             self.process.wait()
 
     def checkpoint(self, *arguments: Any) -> Any:

@@ -65,7 +65,7 @@ def small():
 def here(monkeypatch):
     """The local engine's workers, run one after the other in this process."""
     monkeypatch.setattr(local, "submit", lambda experiment, indices, options, watch: {
-        index: work(experiment.path.parent, experiment.path.name, index) for index in indices
+        index: work(experiment.path.parent, experiment.path.name, index, retry_failed=options.retry_failed) for index in indices
     })  # fmt: skip
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own handlers stay
 

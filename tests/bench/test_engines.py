@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,11 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bench.engines import local
-from bench.engines.common import Options, command, stop_requests
+from bench.engines.common import POLL, Options, command, stop_requests
 from bench.rundir import Experiment
 
 TINY = "actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16"
@@ -93,6 +95,86 @@ def test_the_caller_learns_of_a_signal_that_came_too_late_for_the_runs(tmp_path,
     assert len(told) == 1
 
 
+SLOW_TO_STOP = """
+import pathlib, signal, sys, time
+told = []
+for number in (signal.SIGTERM, signal.SIGUSR2):
+    signal.signal(number, lambda *_: told.append(1))
+pathlib.Path(sys.argv[1], "ready").touch()
+while not told:
+    time.sleep(0.01)
+time.sleep(0.3)
+pathlib.Path(sys.argv[1], "checkpoint").write_text(str(len(told)))
+sys.exit(3)
+"""
+
+
+def test_a_read_error_of_the_display_leaves_the_runs_their_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "command", lambda *_: [sys.executable, "-S", "-c", SLOW_TO_STOP, tmp_path])
+    experiment = Experiment(tmp_path, "grid")
+    experiment.write("quick", [], [{"dir": "seed_0", "config": {"threads": 1}}])
+
+    def watch():
+        if (tmp_path / "ready").exists():
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+    with pytest.raises(OSError, match="Stale"):
+        local.submit(experiment, [0], Options(jobs=1), watch)
+    assert (tmp_path / "checkpoint").read_text() == "1"
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_slurm_task_that_gets_sigterm_waits_for_what_comes_after_it(tmp_path, monkeypatch, written):
+    """Submitit's signal, to be put back into the queue, or the end of all: a result would count as the end of the cell."""
+    from bench.engines import slurm
+
+    helpers = SimpleNamespace(DelayedSubmission=lambda *put_back: put_back)
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(helpers=helpers))
+    monkeypatch.setitem(sys.modules, "submitit.helpers", helpers)
+    task, asked = slurm.Task(), ([sys.executable, "-S", "-c", SLOW_TO_STOP, str(tmp_path)], {}, str(tmp_path / "log"))
+    child = os.fork()
+    if child == 0:
+        try:
+            put_back = lambda *_: os._exit(7 if task.checkpoint(*asked) == (slurm.Task(), *asked) else 8)  # noqa: E731
+            signal.signal(signal.SIGUSR2, put_back)
+            task(*asked)
+        finally:
+            os._exit(100)
+    wait_for((tmp_path / "ready").exists)
+    os.kill(child, signal.SIGTERM)
+    if written:
+        wait_for((tmp_path / "checkpoint").exists)
+    time.sleep(3 * POLL if written else 0.1)
+    os.kill(child, signal.SIGUSR2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert (tmp_path / "checkpoint").read_text() == "1"
+
+
+def test_a_slurm_task_that_is_cancelled_ends_with_its_run(tmp_path, monkeypatch):
+    """Submitit would ask sacct minutes later, and wait for a result that never comes. The second one was still queued."""
+    from bench.engines import slurm
+
+    experiment = Experiment(tmp_path, "grid")
+    experiment.write("quick", [], [{"dir": f"seed_{k}", "config": {"threads": 1}} for k in range(2)])
+    directory = experiment.run_dir(experiment.cells()[0])
+    deadline, beat = time.time() + 10, {"state": "running", "time": time.time()}
+
+    class Job:
+        def done(self):
+            assert time.time() < deadline
+            return False
+
+        def cancel(self, check):
+            directory.write_progress(beat | {"state": "stopped"})
+
+    def map_array(task, *columns):
+        directory.write_progress(beat)
+        return [Job() for _ in columns[0]]
+
+    monkeypatch.setattr(slurm, "executor", lambda *_: SimpleNamespace(map_array=map_array))
+    assert slurm.submit(experiment, [0, 1], Options(), lambda: True) == dict.fromkeys(range(2), "stopped")
+
+
 # -- the same bytes ----------------------------------------------------------------------------------------------------
 
 
@@ -138,8 +220,9 @@ def test_workers_by_hand(expected, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_slurm_array_one_of_whose_tasks_is_preempted(expected, tmp_path, monkeypatch):
-    """submitit's local executor in place of Slurm: the same pickles, the same signal, the same requeue."""
+@pytest.mark.parametrize("signals", [(signal.SIGUSR2,), (signal.SIGTERM, signal.SIGUSR2)])
+def test_a_slurm_array_one_of_whose_tasks_is_preempted(expected, tmp_path, monkeypatch, signals):
+    """submitit's local executor in place of Slurm: the same pickles, the same signals, the same requeue."""
     from bench.engines import slurm
 
     jobs = []
@@ -160,8 +243,10 @@ def test_a_slurm_array_one_of_whose_tasks_is_preempted(expected, tmp_path, monke
         if not preempted and (middle / "checkpoint.pt").exists():
             # Slurm's signal reaches the task's process, a child of submitit's controller
             (task,) = Path(f"/proc/{jobs[1].job_id}/task/{jobs[1].job_id}/children").read_text().split()
-            os.kill(int(task), signal.SIGUSR2)
             preempted.append(task)
+            for number in signals:
+                os.kill(int(task), number)
+                time.sleep(0.2)
 
     outcome = slurm.submit(experiment, [0, 1], Options(), watch)
     assert outcome == dict.fromkeys(range(2), "done"), [job.stdout() for job in jobs]
@@ -226,5 +311,7 @@ def environ(pid: int) -> str:
 def test_a_worker_is_told_where_by_absolute_paths(tmp_path, monkeypatch):
     """It may start on another machine, in another directory."""
     monkeypatch.chdir(tmp_path)
-    argv = command(Experiment(Path("runs"), "grid"), 3, 2)
+    argv = command(Experiment(Path("runs"), "grid"), 3, 2, Options())
     assert argv[argv.index("--root") + 1] == str(tmp_path / "runs")
+    assert "--retry-failed" not in argv
+    assert "--retry-failed" in command(Experiment(Path("runs"), "grid"), 3, 2, Options(retry_failed=True))

@@ -152,8 +152,11 @@ def test_repeating_the_command_runs_what_is_missing_and_nothing_else(command, ag
     again = command("run", "--algos", algos, *GRID)
     assert (again.code, "2 already ended" in again.out) == (1, True)
     assert (sessions("bad"), sessions("sac")) == (1, 1)
+    worker = ("worker", "--name", "grid", "--index", "0")  # as another scheduler repeats its whole array
+    assert (command(*worker).code, sessions("bad")) == (1, 1)
+    assert (command(*worker, "--retry-failed").code, sessions("bad")) == (1, 2)
     assert command("run", "--algos", algos, *GRID, "--retry-failed").code == 1
-    assert (sessions("bad"), sessions("sac")) == (2, 1)
+    assert (sessions("bad"), sessions("sac")) == (3, 1)
     more = command("run", "--algos", f"sac({TINY}),td3({TINY})", *GRID)
     assert (more.code, "2 runs, 1 already ended" in more.out) == (0, True)
     assert sessions("sac") == 1

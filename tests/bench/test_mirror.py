@@ -20,7 +20,8 @@ def expected(path: Path) -> dict[str, dict[int, float]]:
         for record in map(json.loads, (path / f"{name}.jsonl").read_text().splitlines()):
             step = record.pop("env_step")
             if name == "evals":
-                record = {"eval/return": sum(record["returns"]) / len(record["returns"])}
+                lists = {"return": record["returns"]} | record.get("scores", {})
+                record = {f"eval/{key}": sum(values) / len(values) for key, values in lists.items()}
             else:
                 record = {f"train/{key}": value for key, value in record.items()}
             for key, value in record.items():
@@ -42,11 +43,12 @@ class List(mirror.Mirror):
 
 
 def test_a_mirror_follows_the_lines_and_starts_anew_after_a_kill(small, train, tmp_path, monkeypatch):
-    """Killed at 130, after the checkpoint at 118 and lines beyond it."""
+    """Killed at 130, after the checkpoint at 118 and lines beyond it. The environment has scores of its own."""
     made = []
     monkeypatch.setattr(run, "mirror", lambda logger, path, config: made.append(List(path)) or made[-1])
-    train(small("sac"), tmp_path, kill_at=[130])
+    train(small("sac", env="generation/gmm1d"), tmp_path, kill_at=[130])
     first, second = made
+    assert second.points["eval/KL"]
     assert {step for step, _ in first.points["train/critic_loss"]} >= {100, 120}
     for name, points in expected(tmp_path).items():
         assert second.points[name] == sorted(points.items()), name  # each once, in order

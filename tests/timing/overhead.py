@@ -1,10 +1,11 @@
-"""What checkpoints and logs cost a run, with a replay of a million transitions:
+"""What checkpoints and the log cost a run, with a replay of a million transitions:
 
     OMP_NUM_THREADS=1 python tests/timing/overhead.py [--env dmc/cheetah-run] [--algo sac]
 
-Nothing is trained: a full replay is put into a real run, and what the loop does once an interval is timed as it stands
-there, beside an update and a decision. The share is that of the default intervals: 25,000 frames between checkpoints,
-and 64 lines in a run (here of two million frames). A quotient of times measured in turn, it holds on a loaded machine too.
+Nothing is trained: a full replay is put into a real run, and what its clock calls checkpoint and log is timed as it stands
+there, beside a decision with its update: a checkpoint, a line of the log, a heartbeat, and the note that every update makes
+of its losses. The share is that of the default intervals: 25,000 frames between checkpoints, and 64 lines in a run (here of
+two million frames). A quotient of times measured in turn, it holds on a loaded machine too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from bench.grid import plan
 from bench.run import Run
-from bench.rundir import RunDir
+from bench.rundir import HEARTBEAT, RunDir
 
 ROWS = 1_000_000
 
@@ -37,7 +38,8 @@ def seconds(*bodies: Callable[[], None], rounds: int) -> list[float]:
 
 
 def measure(env: str, algo: str, rounds: int = 5) -> dict[str, float]:
-    """Seconds of a decision with its update, of a checkpoint and of a log line, and the last two as shares of training."""
+    """Seconds of a decision with its update, of the note on it, a checkpoint, a line of the log and a heartbeat; and these
+    four together as a share of training."""
     steps = ["steps=2000000", "warmup=5000", "log_every=null", "eval.episodes=1", "eval_every=2000000",
              f"algo.capacity={ROWS}"]  # fmt: skip
     config = plan("quick", algo, env, "0-0", steps)[0][0].config
@@ -45,24 +47,30 @@ def measure(env: str, algo: str, rounds: int = 5) -> dict[str, float]:
         run = Run(config, RunDir(Path(folder) / "run"))
         fill(run)
         run.checkpoint()  # the million rows before; they are never written again
-        every = config.checkpoint_every // config.frames_per_decision
+        every, notes = config.checkpoint_every // config.frames_per_decision, []
 
-        def decision() -> None:
+        def decisions() -> None:
+            before = run.clock.wall["log"]
             for _ in range(20):
                 run._decide(False)
                 run._update()
+            notes.append(run.clock.wall["log"] - before)
 
         def checkpoint() -> None:
             run.replay.added += every  # as many new rows as an interval brings
             run.checkpoint()
 
-        twenty, saved, logged = seconds(decision, checkpoint, run._log, rounds=rounds)
+        def heartbeat() -> None:
+            run._progress("running")
+
+        twenty, saved, logged, beat = seconds(decisions, checkpoint, run._log, heartbeat, rounds=rounds)
         assert len(run.replay) == ROWS
-    one = twenty / 20
+    note = statistics.median(notes) / 20
+    one = twenty / 20 - note
     between = run.config.log_every // config.frames_per_decision
     return {
-        "decision_and_update": one, "checkpoint": saved, "log_line": logged,
-        "share": saved / (every * one) + logged / (between * one),
+        "decision_and_update": one, "note": note, "checkpoint": saved, "log_line": logged, "heartbeat": beat,
+        "share": (note + saved / every + logged / between) / one + beat / HEARTBEAT,
     }  # fmt: skip
 
 
@@ -85,7 +93,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = measure(arguments.env, arguments.algo)
     print(f"{arguments.algo} on {arguments.env}, a replay of {ROWS:,} transitions:")
-    for name in ("decision_and_update", "checkpoint", "log_line"):
+    for name in ("decision_and_update", "note", "checkpoint", "log_line", "heartbeat"):
         print(f"  {name:<20} {1000 * found[name]:9.2f} ms")
     print(f"  share of training    {100 * found['share']:9.3f} %")
 

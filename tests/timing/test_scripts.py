@@ -15,8 +15,8 @@ def test_the_loop_is_timed_around_all_that_it_is_for():
     assert found["loop_us"] > found["bare_us"] > 0
 
 
-def test_checkpoints_and_log_lines_are_timed_in_a_real_run(monkeypatch):
+def test_all_that_the_clock_calls_checkpoint_and_log_is_timed_in_a_real_run(monkeypatch):
     monkeypatch.setattr(overhead, "ROWS", 60_000)
     found = overhead.measure("gym/Pendulum-v1", "td3", rounds=1)
-    assert all(found[name] > 0 for name in ("decision_and_update", "checkpoint", "log_line"))
+    assert all(found[name] > 0 for name in ("decision_and_update", "note", "checkpoint", "log_line", "heartbeat"))
     assert 0 < found["share"] < 1
