@@ -12,10 +12,11 @@ from typing import Any
 from bench.config import UsageError
 from bench.engines import Carrier
 from bench.engines.common import Options, stop_requests
+from bench.provenance import usable_cores
 from bench.rundir import read_json
 from bench.sweep.finish import confirm, snapshot
 from bench.sweep.plan import Plan, plan
-from bench.sweep.storage import FINISHED, Claim, Opened, claim, open_storage, open_study, public, running_here
+from bench.sweep.storage import FINISHED, Claim, Opened, claim, open_storage, open_study, outages, public, running_here
 from bench.sweep.trial import run_trial
 from bench.worker import EXIT, die_with_parent, limit_threads, thread_limits
 
@@ -26,19 +27,27 @@ IDLE = 1.0  # seconds between two looks for trials that were lost
 def sweep(args: Any) -> int:
     """Exit code: 0 the sweep is complete, 1 a study has no finished trial or a confirmation failed, 2 a worker could not
     go on, 3 it is not complete."""
-    from bench.cli import say_report, user_error
+    from bench.cli import user_error
 
     if args.as_worker:
         die_with_parent(args.as_worker)
     limit_threads(1)
     asked = user_error(plan, args)
     check_directory(asked)
+    with outages(asked):
+        return carry_out(asked, args)
+
+
+def carry_out(asked: Plan, args: Any) -> int:
+    """The sweep, or a worker's part of it; exit codes as of `sweep`."""
+    from bench.cli import say_report
+
     studies = [open_study(asked, study, storage) for storage in [open_storage(asked)] for study in asked.studies]
     if args.as_worker:
         return EXIT[work(studies, asked.engine)]
     snapshot(asked, studies)
     options = asked.engine.options
-    room = len(options.slots()) or len(os.sched_getaffinity(0))
+    room = len(options.slots()) or usable_cores()
     jobs = args.jobs or max(1, room // asked.cells_per_trial)
     while not args.jobs and jobs > 1 and options.least_share(jobs) < asked.cells_per_trial:
         jobs -= 1  # the runs of a trial go side by side

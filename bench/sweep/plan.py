@@ -30,6 +30,7 @@ from bench.grid import (
     cell_command,
     parse_envs,
     parse_variants,
+    refuse_idle,
     refuse_rollouts,
     refuse_unbounded,
     refuse_unlike_budgets,
@@ -37,7 +38,7 @@ from bench.grid import (
 from bench.rundir import read_json
 from bench.sweep.space import Space, check_pruner, find, load
 
-FIRST_TUNING_SEED = 10_000  # tuning runs count seeds from here, comparisons from 0: no seed is ever in both
+FIRST_TUNING_SEED = 10_000  # tuning runs count seeds from here, comparisons from 0 unless they are given others
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 SAMPLER_SEED = 0
 SUFFIX = "_tuned"  # of a winner's label
@@ -140,6 +141,7 @@ def plan(args: Any) -> Plan:
         envs.check(env_id, {})
     families = sorted({env_id.partition("/")[0] for env_id in env_ids})
     check_overrides(parsed, [available_keys(args.preset, v.algo, family) for v in variants for family in families])
+    refuse_idle(parsed, variants, {v.label: available_keys(args.preset, v.algo, families[0])["algo"] for v in variants})
     refuse_winners_labels({v.label for v in variants})
     if args.sweep and len(variants) > 1:
         raise UsageError("--sweep is for one algorithm; several take their search spaces from conf/sweep/<agent>.yaml")
@@ -154,7 +156,8 @@ def plan(args: Any) -> Plan:
     known = (read_json(path / "sweep.json") or {"studies": {}})["studies"]
     refuse_winners_labels({*known, *(study.label for study in studies)})
     refuse_incomparable(path, known, studies)
-    return Plan(path, studies, args.preset, args.confirm, args.storage, carrier(args, configs))
+    jobs = args.jobs and args.jobs * len(env_ids) * studies[0].seeds  # runs of the confirmation: as many as of the trials
+    return Plan(path, studies, args.preset, args.confirm, args.storage, carrier(args, configs, jobs))
 
 
 def refuse_winners_labels(labels: set[str]) -> None:
@@ -238,7 +241,18 @@ def study(args: Any, variant: Variant, env_ids: tuple[str, ...], fixed: set[str]
     for config in configs:
         check_evaluations(config.resolved(), space.pruner)
         check_score(config)
+    refuse_impossible(result)
     return result
+
+
+def refuse_impossible(study: Study) -> None:
+    """Refuse a choice, or an end of a range, with which no run could be made while the other settings have their defaults."""
+    for p in study.space.parameters:
+        for value in p.choices or (p.low, p.high):
+            try:
+                study.cells(dict.fromkeys(p.sets, value), [FIRST_TUNING_SEED])
+            except UsageError as error:
+                raise UsageError(f"{study.space.source}: {p.name}={value}: {error}") from error
 
 
 def check_evaluations(config: RunConfig, pruner: str) -> None:

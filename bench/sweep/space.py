@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from algos import agent_class, nearest
-from bench.config import UsageError, agent_config, search_path
+from bench.config import UsageError, search_path
 
 PRUNERS = ("median", "hyperband", "none")
 RANGE = ("low", "high", "log", "step")
@@ -178,16 +178,8 @@ def parameter(name: str, given: Any, values: dict[str, Any], path: Path) -> Para
     if not sets:
         raise UsageError(f"{where}: sets is empty; it lists settings of {values['name']}")
     if "choices" in given:
-        result = of_choices(name, sets, given, where)
-    else:
-        result = of_range(name, sets, given, values, where)
-    for value in result.choices or (result.low, result.high):
-        for key in sets:
-            try:
-                agent_config(values | {key: value})
-            except UsageError as error:
-                raise UsageError(f"{where}: {error}") from error
-    return result
+        return of_choices(name, sets, given, where)
+    return of_range(name, sets, given, values, where)
 
 
 def of_choices(name: str, sets: tuple[str, ...], given: dict[str, Any], where: str) -> Parameter:

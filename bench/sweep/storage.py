@@ -5,7 +5,8 @@ only ever takes one of these: whoever works on a study, however often the comman
 
 A trial belongs to the process that holds the lock of its directory. The lock is taken before the trial is marked as running,
 and the kernel releases it when the process dies, so a running trial whose lock is free was lost and is taken up again, under
-the same number, in the same directory: its runs continue from their checkpoints.
+the same number, in the same directory: its runs continue from their checkpoints. A machine that shares a database alone sees no
+lock; it goes by the heartbeats that the database is told, and begins a lost trial anew.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
 
 from bench.config import UsageError
 from bench.rundir import STALE_AFTER, read_json
@@ -36,6 +39,9 @@ from bench.worker import locked
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 OPENINGS = 5  # attempts at a database that others open too
 BEAT = 2.0  # seconds between two heartbeats of a trial
+TELL = 30.0  # seconds between two that a database is told
+LOST_AFTER = 600.0  # seconds without these after which a machine that shares the database alone takes the trial up
+SETTLE = 5.0  # seconds until all that found it lost at the same moment have told the database so: the last one has it
 
 
 class PerTrial(BaseSampler):
@@ -97,21 +103,21 @@ def open_storage(plan: Plan) -> optuna.storages.BaseStorage:
     """The journal file of the sweep, or what --storage names. Raises UsageError where there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if plan.storage is None:
-        from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
         plan.path.mkdir(parents=True, exist_ok=True)
         journal = plan.path / "journal.log"
         mend(journal)
         try:
-            return JournalStorage(JournalFileBackend(str(journal)))
+            return JournalStorage(JournalFileBackend(str(journal), journal_lock(journal)))
         except ValueError as error:
             raise UsageError(f"{journal} cannot be read ({error}); restore it, or choose another --name") from error
     from sqlalchemy.exc import IntegrityError, ProgrammingError
 
     for attempt in range(OPENINGS):
         try:
-            return optuna.storages.get_storage(plan.storage)
+            # a server that was started again, or closes what is idle, costs no more than a new connection
+            return optuna.storages.get_storage(RDBStorage(plan.storage, engine_kwargs={"pool_pre_ping": True}))
         except Exception as error:
             # two commands that make the tables of an empty database at once disturb each other: one has to look again
             if isinstance(error, IntegrityError | ProgrammingError) and attempt < OPENINGS - 1:
@@ -121,9 +127,28 @@ def open_storage(plan: Plan) -> optuna.storages.BaseStorage:
             raise UsageError(f"--storage {public(plan.storage)} cannot be opened: {reason}") from error
 
 
+@contextmanager
+def outages(plan: Plan) -> Iterator[None]:
+    """A database that cannot be reached any more, as a UsageError: the trials at work keep their checkpoints."""
+    try:
+        yield
+    except StorageInternalError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UsageError(
+            f"--storage {public(plan.storage)} does not answer any more ({reason}); repeat the command when it does"
+        ) from error
+
+
+def journal_lock(journal: Path) -> Any:
+    """A file of its own. Optuna's default is a symbolic link to the journal, which dangles where that path is relative or
+    another one on another machine, and then is waited for without end if its owner was killed."""
+    from optuna.storages.journal import JournalFileOpenLock
+
+    return JournalFileOpenLock(str(journal))
+
+
 def mend(journal: Path) -> None:
     """Cut off a torn last line, left by a full disk or a crash: Optuna would append to it and read neither again."""
-    from optuna.storages.journal import JournalFileSymlinkLock
 
     def torn() -> bool:
         content = journal.read_bytes() if journal.exists() else b""
@@ -131,7 +156,7 @@ def mend(journal: Path) -> None:
 
     if not torn():
         return
-    lock = JournalFileSymlinkLock(str(journal))
+    lock = journal_lock(journal)
     lock.acquire()
     try:
         if torn():  # still, with nobody writing
@@ -162,16 +187,28 @@ class Opened:
     storage: optuna.storages.BaseStorage
     path: Path  # of its trials
 
-    def trials(self) -> list[optuna.trial.FrozenTrial]:
+    @property
+    def in_database(self) -> bool:
+        return not isinstance(self.storage, JournalStorage)
+
+    def trials(self) -> list[FrozenTrial]:
         """Those of the budget, by number; what two processes that made the study at once put in twice is left out."""
         found = self.study.get_trials(deepcopy=False)
         return sorted((t for t in found if t.number < self.asked.trials), key=lambda t: t.number)
 
-    def unfinished(self) -> list[optuna.trial.FrozenTrial]:
+    def unfinished(self) -> list[FrozenTrial]:
         return [t for t in self.trials() if t.state not in FINISHED]
 
-    def state(self, number: int) -> TrialState:
-        return self.storage.get_trial(self.trial_id(number)).state
+    def trial(self, number: int) -> FrozenTrial:
+        return self.storage.get_trial(self.trial_id(number))
+
+    def tell(self, number: int) -> None:
+        """The database gets the heartbeat of a trial that this process works on."""
+        self.storage.set_trial_user_attr(self.trial_id(number), "heartbeat", heartbeat())
+
+    def is_ours(self, number: int) -> bool:
+        """Whether the database was told of the trial by this process last."""
+        return owner(self.trial(number).user_attrs["heartbeat"]) == owner(heartbeat())
 
     def trial_id(self, number: int) -> int:
         study_id = self.storage.get_study_id_from_name(self.study.study_name)
@@ -240,34 +277,55 @@ class Claim:
     taken_up: bool  # it was another process's, which is gone
     lock: ExitStack
     beaten: float = 0.0
+    told: float = field(default_factory=time.time)
 
     @property
     def path(self) -> Path:
         return self.opened.directory(self.number)
 
     def beat(self) -> None:
-        if time.time() - self.beaten >= BEAT:
-            self.beaten = time.time()
+        """Raises UsageError where another machine has taken up the trial, as it may if this one slept."""
+        now = time.time()
+        if now - self.beaten >= BEAT:
+            self.beaten = now
             write_heartbeat(self.path)
+        if self.opened.in_database and now - self.told >= TELL:
+            if now - self.told > LOST_AFTER and not self.opened.is_ours(self.number):
+                raise UsageError(
+                    f"{self.path}: another machine took up the trial, of which it had heard nothing for "
+                    f"{now - self.told:.0f} s; repeat the command to go on with others"
+                )
+            self.told = now
+            self.opened.tell(self.number)
 
     def release(self) -> None:
         self.lock.close()
 
 
+def heartbeat() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+
+
+def owner(beat: dict[str, Any]) -> tuple[str, int]:
+    return beat["host"], beat["pid"]
+
+
 def write_heartbeat(path: Path) -> None:
     temporary = path / f".heartbeat.json.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}))
+    temporary.write_text(json.dumps(heartbeat()))
     os.replace(temporary, path / "heartbeat.json")
 
 
-def may_be_lost(path: Path) -> bool:
-    """Whether the heartbeat of a running trial lets another process try its lock. On one machine the lock alone tells; what
-    runs on another one is given time, since not every network file system passes locks on at once. Where no heartbeat is
-    (a database shared without a file system) the trial is somebody else's."""
+def may_be_lost(path: Path, told: dict[str, Any] | None) -> bool:
+    """Whether the heartbeats of a running trial, in its directory and the one that a database was told, let another process
+    try its lock. On one machine the lock alone tells; what runs on another one is given time, since not every network file
+    system passes locks on at once. What the directory does not know of runs where only the database is shared."""
     try:
         beat = read_json(path / "heartbeat.json")
     except UsageError:  # left empty by a crash of the machine
-        return True
+        beat = {"host": socket.gethostname(), "pid": 0}
+    if told is not None and (beat is None or owner(beat) != owner(told)):
+        return time.time() - told["time"] > LOST_AFTER
     return beat is not None and (beat["host"] == socket.gethostname() or time.time() - beat["time"] > STALE_AFTER)
 
 
@@ -278,7 +336,7 @@ def claim(studies: list[Opened]) -> Claim | None:
     for trial, opened in unfinished:
         path = opened.directory(trial.number)
         running = trial.state == TrialState.RUNNING
-        if running and not may_be_lost(path):
+        if running and not may_be_lost(path, trial.user_attrs.get("heartbeat")):
             continue
         stack = ExitStack()
         try:
@@ -286,19 +344,35 @@ def claim(studies: list[Opened]) -> Claim | None:
             stack.enter_context(locked(path / "lock", str(path)))
         except UsageError:
             continue  # somebody works on it
-        if take(opened, trial, path, running):
+        attempt = take_up if running else take
+        if attempt(opened, trial.number, path):
             return Claim(opened, trial.number, optuna.Trial(opened.study, trial._trial_id), running, stack)
         stack.close()
     return None
 
 
-def take(opened: Opened, trial: optuna.trial.FrozenTrial, path: Path, running: bool) -> bool:
-    """Under the trial's lock: whether it is ours now."""
-    if running:
-        return opened.state(trial.number) == TrialState.RUNNING  # else its owner ended it in the meantime
+def take_up(opened: Opened, number: int, path: Path) -> bool:
+    """Under the lock of a lost trial: whether it is ours now, and not ended or taken up by another in the meantime."""
+    now = opened.trial(number)
+    if now.state != TrialState.RUNNING or not may_be_lost(path, now.user_attrs.get("heartbeat")):
+        return False
+    write_heartbeat(path)
+    if opened.in_database:
+        opened.tell(number)
+        time.sleep(SETTLE)
+        if not opened.is_ours(number):
+            (path / "heartbeat.json").unlink()
+            return False
+    return True
+
+
+def take(opened: Opened, number: int, path: Path) -> bool:
+    """Under the lock of a waiting trial: whether it is ours now."""
     write_heartbeat(path)  # before the storage says that it runs: a running trial without one is on another file system
     try:
-        taken = opened.storage.set_trial_state_values(opened.trial_id(trial.number), state=TrialState.RUNNING)
+        if opened.in_database:
+            opened.tell(number)
+        taken = opened.storage.set_trial_state_values(opened.trial_id(number), state=TrialState.RUNNING)
     except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
         taken = False  # another machine, which shares the database alone, was faster
     if not taken:

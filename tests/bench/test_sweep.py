@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import signal
+import socket
+import sqlite3
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
-from sweeping import AGENT, PLANE, score
+from sweeping import AGENT, LOW, PLANE, score
 
 from bench import run as run_module
 from bench.config import UsageError, algo_values, available
@@ -24,11 +26,12 @@ from bench.options import parser
 from bench.rundir import RunDir
 from bench.sweep import command as command_module
 from bench.sweep import finish
+from bench.sweep import storage as storage_module
 from bench.sweep import trial as trial_module
 from bench.sweep.plan import plan
 from bench.sweep.space import find, load
 from bench.sweep.status import SweepView
-from bench.sweep.storage import SAMPLERS, PerTrial
+from bench.sweep.storage import SAMPLERS, Claim, PerTrial, may_be_lost, open_storage
 from bench.worker import locked
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
@@ -54,6 +57,17 @@ def recorded(name: str = "s", label: str = "aim", root: str = "runs") -> dict:
     return json.loads(Path(root, name, "sweep.json").read_text())["studies"][label]
 
 
+def mean_over_runs(number: int) -> list[list[float]]:
+    """[env_step, normalised score] at each evaluation of a trial of training, averaged over what its runs recorded, each of
+    which had its own score."""
+    runs = []
+    for file in Path("runs/s/trials/aim", f"{number:04d}").rglob("evals.jsonl"):
+        low, lines = LOW[file.parts[-4]], map(json.loads, file.read_text().splitlines()[1:])
+        runs.append([(line["env_step"], (np.mean(line["returns"]) - low) / (1 - low)) for line in lines])
+    assert len({run[0][1] for run in runs}) == len(runs) > 1
+    return np.mean(runs, axis=0).tolist()
+
+
 def outcome(study: dict) -> list:
     return [(t["number"], t["state"], t["value"], t["params"], t["curve"]) for t in study["trials"]]
 
@@ -77,10 +91,10 @@ def test_cma_es_searches_too(sweep):
 
 
 def test_a_value_is_the_mean_over_tasks_and_tuning_seeds_and_the_runs_are_ordinary(sweep):
-    assert sweep(PLANE, "--trials", "2", "--seeds", "2", "--envs", "toy/interior,toy/corner").code == 0
+    words = ("--algos", "aim=sweeping:Aim(spread=0.3)", "--envs", "toy/interior,toy/corner")
+    assert sweep(PLANE, *words, "--trials", "2", "--seeds", "2").code == 0
     for trial in recorded()["trials"]:
-        x, y = trial["params"]["x"], trial["params"]["y"]
-        assert trial["value"] == pytest.approx((score(trial["params"]) + (x - y) / 2) / 2, abs=1e-5)
+        assert trial["value"] == pytest.approx(mean_over_runs(trial["number"])[-1][1], abs=1e-5)
         runs = sorted(Path("runs/s/trials/aim", f"{trial['number']:04d}").glob("*/aim/seed_*"))
         assert [r.name for r in runs] == ["seed_10000", "seed_10001"] * 2
         assert all((r / "DONE").exists() and not (r / "replay").exists() for r in runs)
@@ -90,14 +104,15 @@ def test_a_value_is_the_mean_over_tasks_and_tuning_seeds_and_the_runs_are_ordina
 
 def test_pruning_goes_by_the_seed_average_at_equal_steps_and_is_the_median_rule(sweep):
     space = PLANE.replace("none", "median")
-    assert sweep(space, "--trials", "14", "--seeds", "2", "--sampler", "random").code == 0
+    words = ("--algos", "aim=sweeping:Aim(spread=0.3)", "--sampler", "random")
+    assert sweep(space, *words, "--trials", "14", "--seeds", "2").code == 0
     trials = recorded()["trials"]
     states = [t["state"] for t in trials]
     assert states.count("pruned") >= 3
     for trial in trials:
         before = [t for t in trials[: trial["number"]] if t["state"] == "complete"]
-        for _, value in trial["curve"]:
-            assert value == pytest.approx(score(trial["params"]), abs=1e-5)
+        for point, mean in zip(trial["curve"], mean_over_runs(trial["number"]), strict=False):
+            assert point == pytest.approx(mean, abs=1e-5)
         step, value = trial["curve"][0]
         assert step == 4
         worse = len(trials[: trial["number"]]) >= 5 and value < np.median([dict(t["curve"])[step] for t in before])
@@ -316,6 +331,8 @@ BAD_SPACES = {
     "pruner": ("space: {x: {low: 0.0, high: 1.0}}\npruner: early", "unknown pruner 'early'"),
     "nothing": ("pruner: none", "has the key `space`"),
     "no yaml": ("space: {x: [", "no YAML file"),
+    "impossible choice": ("space: {batch_size: {choices: [1, 4]}}", "batch_size=4: aim on toy/interior: the batch"),
+    "impossible end": ("space: {batch_size: {low: 1, high: 4}}", "batch_size=4: aim on toy/interior: the batch"),
 }
 
 
@@ -337,6 +354,7 @@ BAD_WORDS = {
     "storage": (["--storage", "nosuchdb://x:secret@y/z"], "--storage nosuchdb://x:***@y/z cannot be opened"),
     "fixed and searched": (["algo.x=0.5"], "which the command line fixes"),
     "setting": (["algo.w=0.5"], "no listed algorithm has"),
+    "idle setting": (["--algos", "aim=sweeping:Aim(shift=1)", "algo.shift=2"], "reaches no algorithm"),
     "file": (["--sweep", "missing.yaml"], "no such file"),
     "two algorithms": (["--algos", f"{AGENT},sac"], "--sweep is for one algorithm"),
     "no space": (["--algos", AGENT, "--sweep", ""], "give the search space with --sweep"),
@@ -416,10 +434,8 @@ def test_a_report_on_unlike_searches_says_in_what_they_differ(sweep):
     assert "2 algorithms, searched differently · s" in text
 
 
-@pytest.mark.parametrize("agent", ["qsm", "dql", "pg", "sac", "td3"])
+@pytest.mark.parametrize("agent", available("sweep"))
 def test_the_shipped_spaces_fit_their_algorithms_and_contain_the_defaults(agent):
-    from bench.sweep.space import find
-
     values = algo_values(agent)
     space = load(find(agent), values, set())
     assert space.defaults(values) is not None
@@ -601,6 +617,107 @@ def test_a_confirmation_that_failed_can_be_run_again(sweep, monkeypatch):
     assert sweep(PLANE, *words, "--retry-failed").code == 0
 
 
+def test_a_confirmation_has_as_many_runs_at_a_time_as_the_trials(sweep, monkeypatch):
+    submit, jobs = local.submit, {}
+
+    def noted(experiment, indices, options, watch):
+        jobs[experiment.path.name] = options.jobs
+        return submit(experiment, indices, options, watch)
+
+    monkeypatch.setattr(local, "submit", noted)
+    assert sweep(PLANE, "--trials", "1", "--seeds", "2", "--confirm", "3").code == 0
+    assert jobs == {"0000": 2, "confirm": 2}
+
+
+# -- storages, and trials that are lost --------------------------------------------------------------------------------
+
+
+def test_a_journal_whose_writer_was_killed_is_free_again_after_a_while(tmp_path, monkeypatch):
+    """Killed under a relative root, in the moment in which it held the lock."""
+    monkeypatch.chdir(tmp_path)
+    asked = planned("sac", "toy/interior", "warmup=600")
+    lock = open_storage(asked)._backend._lock
+    lock.acquire()
+    assert (asked.path / "journal.log.lock").exists()  # no link to nowhere, whose age nobody can tell
+    lock.grace_period = 0.1
+    assert lock.acquire()
+
+
+@pytest.mark.parametrize(
+    ("beat", "told", "lost"),
+    [
+        (None, None, False),  # of another file system
+        (("here", 1, 5), None, True),  # its lock tells
+        (("elsewhere", 1, 50), None, False),
+        (("elsewhere", 1, 70), None, True),
+        (("here", 1, 5), ("here", 1, 5), True),
+        (("elsewhere", 1, 50), ("elsewhere", 1, 50), False),
+        (None, ("elsewhere", 1, 590), False),
+        (None, ("elsewhere", 1, 610), True),
+        (None, ("here", 1, 590), False),  # of another --root
+        (("here", 1, 1000), ("elsewhere", 1, 5), False),  # this machine was gone, and another one took the trial up
+    ],
+)
+def test_a_running_trial_is_lost_when_nothing_was_heard_of_it_for_long(tmp_path, beat, told, lost):
+    def record(host, pid, age):
+        return {"host": socket.gethostname() if host == "here" else host, "pid": pid, "time": time.time() - age}
+
+    if beat:
+        (tmp_path / "heartbeat.json").write_text(json.dumps(record(*beat)))
+    assert may_be_lost(tmp_path, told and record(*told)) == lost
+
+
+DATABASE = ("--sampler", "random", "--trials", "2", "--storage", "sqlite:///trials.db")
+
+
+def test_a_trial_of_a_machine_that_is_gone_is_taken_up_where_only_the_database_is_shared(sweep, monkeypatch):
+    def killed(*_) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Run, "_decide", killed)
+        with pytest.raises(Killed):
+            sweep(PLANE, *DATABASE, "--root", "one")
+    assert sweep(PLANE, *DATABASE, "--root", "two").code == 3  # it may be at work
+    assert [t["state"] for t in recorded(root="two")["trials"]] == ["running", "complete"]
+    monkeypatch.setattr(storage_module, "LOST_AFTER", 0.0)
+    monkeypatch.setattr(storage_module, "SETTLE", 0.0)
+    with monkeypatch.context() as patch:  # a third machine found it lost at the same moment, and said so last
+        third = {"host": "third", "pid": 1, "time": time.time() + 60}  # its clock is ahead
+        tell = lambda self, n: self.storage.set_trial_user_attr(self.trial_id(n), "heartbeat", third)  # noqa: E731
+        patch.setattr(storage_module.Opened, "tell", tell)
+        assert sweep(PLANE, *DATABASE, "--root", "two").code == 3
+    monkeypatch.setattr(storage_module, "LOST_AFTER", -120.0)
+    assert sweep(PLANE, *DATABASE, "--root", "two").code == 0
+    for trial in recorded(root="two")["trials"]:
+        assert trial["value"] == pytest.approx(score(trial["params"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("silent", "ours"), [(20, False), (40, False), (700, True), (700, False)])
+def test_a_machine_that_slept_leaves_its_trial_to_the_one_that_took_it_up(tmp_path, silent, ours):
+    told, ends = [], silent > 600 and not ours
+    opened = SimpleNamespace(in_database=True, directory=lambda n: tmp_path, is_ours=lambda n: ours, tell=told.append)
+    mine = Claim(opened, 3, None, False, None, told=time.time() - silent)
+    if ends:
+        with pytest.raises(UsageError, match="another machine took up the trial"):
+            mine.beat()
+    else:
+        mine.beat()
+    assert told == ([3] if silent > 30 and not ends else [])
+
+
+def test_a_database_that_fails_ends_the_sweep_in_one_line(sweep, monkeypatch):
+    run_trial = command_module.run_trial
+
+    def cut_off(mine, engine):
+        with sqlite3.connect("trials.db") as database:
+            database.execute("DROP TABLE trials")
+        return run_trial(mine, engine)
+
+    monkeypatch.setattr(command_module, "run_trial", cut_off)
+    refused(sweep(PLANE, *DATABASE), "--storage sqlite:///trials.db does not answer any more (")
+
+
 def test_a_torn_journal_is_mended(sweep):
     """As a full disk or a crash of the machine leaves it: what was said last is said again."""
     assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
@@ -613,11 +730,6 @@ def test_a_torn_journal_is_mended(sweep):
     journal.write_bytes(whole[:40] + b"\n" + whole[40:])
     refused = sweep(PLANE, "--trials", "3", "--sampler", "random")
     assert (refused.code, "journal.log cannot be read" in refused.err) == (2, True)
-
-
-@pytest.mark.parametrize("name", available("sweep"))
-def test_every_search_space_of_conf_fits_its_algorithm(name):
-    assert load(find(name), algo_values(name), set()).parameters
 
 
 def test_the_report_shows_what_tuning_changed_and_what_it_cost(sweep):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import json
 import os
@@ -15,9 +16,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sweeping import AGENT, PLANE, score
+
+from bench.sweep.storage import open_storage
 
 pytestmark = pytest.mark.slow
 WORDS = ("--algos", f"{AGENT}(wait=0.03)", "--sweep", "space.yaml", "--seeds", "1", "--confirm", "0", "--name", "s",
@@ -136,6 +140,20 @@ def test_a_pruned_trial_ends_its_runs_on_the_way(bench_process, here):
     assert not list((here / "runs").rglob("replay"))
 
 
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_sweep_through_another_engine_has_the_values_of_its_points(command, here, monkeypatch, engine, package):
+    """Ray on this machine alone; submitit's local executor in place of Slurm."""
+    pytest.importorskip(package, reason=f"the extra `{engine}` is not installed")
+    if engine == "slurm":
+        from bench.engines import slurm
+
+        monkeypatch.setattr(slurm, "which", lambda _: "sbatch")
+        monkeypatch.setattr(slurm, "executor", functools.partial(slurm.executor, cluster="local"))
+    done = command("sweep", *WORDS, "--jobs", "1", "--trials", "2", "--engine", engine)
+    assert done.code == 0, done
+    check_complete(trials(here / "runs"), 2)
+
+
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
 
 
@@ -193,3 +211,13 @@ def test_machines_that_share_only_a_postgresql_server_work_on_one_study(postgres
     ran = [{p.parts[-5] for p in (here / root).rglob("DONE")} for root in ("one", "two")]
     assert len(ran[0]) + len(ran[1]) == len(ran[0] | ran[1]) == 8
     assert all(ran)
+
+
+def test_a_connection_that_the_server_closed_is_made_again(postgresql, tmp_path):
+    psycopg = pytest.importorskip("psycopg", reason="the extra `sweep` is not installed")
+    storage = open_storage(SimpleNamespace(storage=postgresql, path=tmp_path))
+    assert storage.get_all_studies() == []
+    with psycopg.connect(postgresql) as other:
+        closed = other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle'").fetchall()
+    assert (True,) in closed
+    assert storage.get_all_studies() == []
