@@ -48,10 +48,10 @@ class Evaluator:
         returns, lengths, running = np.zeros(n), np.zeros(n, int), np.ones(n, bool)
         final = np.zeros_like(obs)
         while running.any():
-            if not finite(obs):
+            if not finite(obs[running]):
                 raise NonFinite("evaluation observation", agent.updates)
             action = self.act(agent, torch.from_numpy(obs).to(self.device), generator).cpu().numpy()
-            if not finite(action):
+            if not finite(action[running]):
                 raise NonFinite("evaluation action", agent.updates)
             obs, reward, terminated, truncated, info = self.env.step(action)
             returns += reward * running

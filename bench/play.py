@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,6 @@ def play(path: Path, out: Path | None = None, episodes: int = 1, seed: int = 0) 
     """Play and film; returns the file and the return of each episode. Raises UsageError where there is no policy, no way
     to render, or nothing that writes such a file; an older film is replaced only by a whole one."""
     import envs
-    from envs.render import INSTALL
 
     stored = RunDir(path).stored()
     if stored is None or not (path / "policy.pt").exists():
@@ -34,12 +32,7 @@ def play(path: Path, out: Path | None = None, episodes: int = 1, seed: int = 0) 
     if out.suffix == ".mp4" and not has_ffmpeg():
         raise UsageError("an mp4 needs imageio-ffmpeg: pip install 'diffusion-policy-bench[video]'; a .gif needs nothing")
     config = stored[0]
-    try:
-        env, _ = envs.make(config.env["id"], (seed, PLAY_STREAM), 1, **config.env_settings)
-    except (ImportError, AttributeError) as error:  # what PyOpenGL raises where the chosen library is missing
-        if "MUJOCO_GL" not in os.environ:
-            raise
-        raise UsageError(f"cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}); {INSTALL}") from error
+    env, _ = envs.make(config.env["id"], (seed, PLAY_STREAM), 1, **config.env_settings)
     policy, returns = load_policy(path, config.eval.action, seed), []
     part = out.with_name(f".{out.stem}.part{out.suffix}")
     try:

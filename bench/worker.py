@@ -57,7 +57,7 @@ def refuse_where_another_host_works(directory: RunDir) -> None:
     left, because its run was killed or its directory copied, does not move.
     """
     first = directory.progress()
-    if directory.state() != "running" or first["host"] == socket.gethostname():
+    if first is None or directory.state() != "running" or first["host"] == socket.gethostname():
         return
     deadline = time.monotonic() + 5 * HEARTBEAT
     while time.monotonic() < deadline:

@@ -1,9 +1,11 @@
 """Gymnasium environments with continuous actions: `gym/<gymnasium id>`."""
 
+import contextlib
 import dataclasses
 import difflib
 import logging
 import math
+import os
 
 import gymnasium
 import numpy as np
@@ -104,7 +106,8 @@ def _make(name: str, render_mode: str | None = None) -> gymnasium.Env:
     if name in MUJOCO:
         _log_mujoco_warnings()
     try:
-        with render.no_opengl():
+        # an environment of the user's may draw its own observations, by the library that MUJOCO_GL names
+        with contextlib.nullcontext() if ":" in name and "MUJOCO_GL" in os.environ else render.no_opengl():
             env = gymnasium.make(name, disable_env_checker=True, **settings)
     except gymnasium.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(name, names()) or difflib.get_close_matches(name, gymnasium.registry, n=1)

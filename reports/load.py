@@ -105,6 +105,11 @@ class Run:
         return text + (f", {json.dumps(rest)}" if rest else "")
 
     @property
+    def warmup(self) -> int | None:
+        """Frames of uniform actions before the first update; None for an agent of rollouts, whatever was recorded."""
+        return None if "envs" in (self.config.get("algo") or {}) else self.config.get("warmup")
+
+    @property
     def algo(self) -> str:
         """The algorithm, whatever its label."""
         return str((self.config.get("algo") or {}).get("name"))

@@ -71,8 +71,10 @@ def _env_settings(runs: list[Run]) -> list[tuple[str, list[str]]]:
 
 
 def _score_text(run: Run) -> str:
+    """The score and its range, in three digits: one that was measured anew in the same way is no other."""
     score = run.score
-    return f"{score.name}, {'max' if score.maximise else 'min'}, from {score.low} to {score.high}"
+    low, high = (None if end is None else f"{end:.3g}" for end in (score.low, score.high))
+    return f"{score.name}, {'max' if score.maximise else 'min'}, from {low} to {high}"
 
 
 def _where(run: Run) -> str:
@@ -122,7 +124,7 @@ def _settings(run: Run) -> dict[str, Any]:
     """What makes seeds of one label and environment those of one variant. An automatic warm-up depends on the budget."""
     groups = {name: run.config.get(name) or {} for name in ("algo", "env")}
     flat = {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items() if key != "id"}
-    return {**flat, "evaluation rule": run.rule, "score": _score_text(run), "warmup": run.config.get("warmup")}
+    return {**flat, "evaluation rule": run.rule, "score": _score_text(run), "warmup": run.warmup}
 
 
 def _differing(kinds: list[list[dict[str, Any]]]) -> list[str]:
@@ -163,7 +165,7 @@ def cautions(collection: Collection, rows: list[dict[str, Any]]) -> list[str]:
                 "“best” is picked from more values, a score is seen to be reached earlier, and AUC is closer to the curve."
             )
         warm: dict[int, list[str]] = {}
-        for label, frames in sorted({(run.label, run.config.get("warmup") or 0) for run in runs}):
+        for label, frames in sorted({(run.label, run.warmup) for run in runs if run.warmup is not None}):
             warm.setdefault(frames, []).append(label)
         if len(warm) > 1:
             found = listing([f"{large(frames)} ({', '.join(warm[frames])})" for frames in sorted(warm)])

@@ -144,15 +144,15 @@ def _settings(collection: Collection) -> Table:
         where = "all" if 1 < len(envs) == len(collection.envs) else ", ".join(envs)
         rows += [[where, *row] for row in found]
     note = (
-        "warmup: frames of uniform actions before the first update. What is null for all, and so has the environment's own "
-        "value, is left out."
+        "warmup: frames of uniform actions before the first update; null: the agent has none. What is null for all, and so has "
+        "the environment's own value, is left out."
     )
     return Table(["environment", "algorithms", "settings"], grouped(rows), "Warm-up and settings of the environments", note)
 
 
 def _settings_on(runs: list[Run]) -> tuple[tuple[str, str], ...]:
     """(labels, settings) of one environment's runs: what all have in common, then what is not the same for all."""
-    own = {run.label: {"warmup": run.config.get("warmup")} | {k: v for k, v in run.config["env"].items() if k != "id"}
+    own = {run.label: {"warmup": run.warmup} | {k: v for k, v in run.config["env"].items() if k != "id"}
            for run in runs}  # fmt: skip
     keys = dict.fromkeys(key for found in own.values() for key in found)
     values = {key: {_value(found.get(key)) for found in own.values()} for key in keys}

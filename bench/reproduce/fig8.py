@@ -161,7 +161,7 @@ def gradient_noise(results: Results, run: Run, budget: Budget) -> dict[str, list
 
 
 def noise_to_signal(agent: Agent, batch: Batch, draws: int) -> float:
-    """tr Cov(g) / |E g|^2 from `draws` gradients; nan where |E g|^2 is not above 0 by twice its standard error.
+    """tr Cov(g) / |E g|^2 from `draws` gradients, 3 or more; nan where |E g|^2 is not above 0 by twice its standard error.
 
     |E g|^2 is taken without bias, as the mean product of two different draws; its error by leaving out one block of draws
     after another. Blocks, of which only sums are kept, since every draw of so many would not fit into memory.

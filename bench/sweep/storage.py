@@ -284,19 +284,24 @@ class Claim:
         return self.opened.directory(self.number)
 
     def beat(self) -> None:
-        """Raises UsageError where another machine has taken up the trial, as it may if this one slept."""
+        """Raises UsageError where another machine has taken up the trial, as it may if this one slept or its clock is off."""
         now = time.time()
         if now - self.beaten >= BEAT:
             self.beaten = now
             write_heartbeat(self.path)
         if self.opened.in_database and now - self.told >= TELL:
-            if now - self.told > LOST_AFTER and not self.opened.is_ours(self.number):
+            try:
+                ours = self.opened.is_ours(self.number)
+                if ours:
+                    self.opened.tell(self.number)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                ours = False
+            if not ours:
                 raise UsageError(
                     f"{self.path}: another machine took up the trial, of which it had heard nothing for "
-                    f"{now - self.told:.0f} s; repeat the command to go on with others"
+                    f"{LOST_AFTER:.0f} s by its clock; repeat the command to go on with others"
                 )
             self.told = now
-            self.opened.tell(self.number)
 
     def release(self) -> None:
         self.lock.close()
@@ -368,13 +373,15 @@ def take_up(opened: Opened, number: int, path: Path) -> bool:
 
 def take(opened: Opened, number: int, path: Path) -> bool:
     """Under the lock of a waiting trial: whether it is ours now."""
+    if opened.trial(number).state != TrialState.WAITING:
+        return False  # another machine, which shares the database alone, was faster
     write_heartbeat(path)  # before the storage says that it runs: a running trial without one is on another file system
     try:
         if opened.in_database:
             opened.tell(number)
         taken = opened.storage.set_trial_state_values(opened.trial_id(number), state=TrialState.RUNNING)
     except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
-        taken = False  # another machine, which shares the database alone, was faster
+        taken = False  # that machine again, in this very moment
     if not taken:
         (path / "heartbeat.json").unlink(missing_ok=True)
     return taken

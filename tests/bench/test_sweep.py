@@ -695,7 +695,7 @@ def test_a_trial_of_a_machine_that_is_gone_is_taken_up_where_only_the_database_i
 
 @pytest.mark.parametrize(("silent", "ours"), [(20, False), (40, False), (700, True), (700, False)])
 def test_a_machine_that_slept_leaves_its_trial_to_the_one_that_took_it_up(tmp_path, silent, ours):
-    told, ends = [], silent > 600 and not ours
+    told, ends = [], silent > 30 and not ours
     opened = SimpleNamespace(in_database=True, directory=lambda n: tmp_path, is_ours=lambda n: ours, tell=told.append)
     mine = Claim(opened, 3, None, False, None, told=time.time() - silent)
     if ends:
