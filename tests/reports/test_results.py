@@ -189,8 +189,8 @@ def test_the_readme_says_what_the_pages_say() -> None:
     assert [row[0] for row in rows] == list(means)
     for label, *cells in rows:
         assert cells == [means[label][f"dmc/{task}"].removesuffix("?") for task in head[1:]]
-    labels = json.loads((RESULTS / "dmc100k" / "summary.json").read_text())["aggregates"]["labels"]
-    over = [f"{words.number(one['value'])} {words.interval(one)}" for label in labels for one in labels[label]["final"].values()]
+    aggregates = json.loads((RESULTS / "dmc100k" / "summary.json").read_text())["aggregates"]["labels"].values()
+    over = [f"{words.number(one['value'])} {words.interval(one)}" for own in aggregates for one in own["final"].values()]
     known = {cell.removesuffix("?") for cell in [*over, *(cell for row in means.values() for cell in row.values())]}
     prose, paper, own = (
         [" ".join(value.split()) for value in re.findall(r"[\d.]+\s\[−?[\d.]+,\s[\d.]+\]", part)]
