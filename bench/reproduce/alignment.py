@@ -233,7 +233,10 @@ def training(results: Results, correlations: dict[tuple[str, int], float]) -> Se
         panels.append(Panel(f"alignment along training{where}", "frames", "cosine", [alignment]))
         panels.append(Panel(f"return{where}", "frames", "return", [returns]))
         told.append(f"{', '.join(map(number, values))}{' on ' + env if several else ''}")
-    text = f"Rank correlation of the two over a run's evaluations, seed by seed: {'; '.join(told)}."
+    text = (
+        f"Rank correlation of the two over a run's evaluations, seed by seed: {'; '.join(told)}. The theorems speak of one Q "
+        "and of its own policy; along training Q is learned as well, and it is towards this Q that alignment is taken."
+    )
     blocks = [*missing(results), Text(text)]
     if panels:
         blocks.append(draw("alignment-training", "Alignment and return of QSM while it learns",
