@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ import yaml
 import reports
 from bench import cli
 from bench.config import from_plain
-from bench.display import GridView
+from bench.display import GridView, Watcher
 from bench.rundir import Experiment, RunDir
 from bench.worker import locked
 
@@ -361,3 +363,19 @@ def test_steps_can_be_raised_but_not_lowered_nor_without_the_replay(small, train
         directory.prepare(small("sac", "steps=99", "warmup=96", env="toy/interior"))
     with pytest.raises(ValueError, match=r"replay was dropped.*keep_replay=true"):
         directory.prepare(small("sac", "steps=120", "warmup=96", env="toy/interior"))
+
+
+def test_a_small_terminal_shows_the_runs_that_run(monkeypatch):
+    """Rich cuts off what does not fit, and these come last in a grid."""
+    from rich.console import Console
+
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((120, 24)))
+    row = {"env_step": 5, "steps": 10, "return": None, "sps": 1.0, "age": 1.0, "eta": 2.0}
+    rows = [row | {"run": f"run {k}", "state": "done" if k < 24 else "running"} for k in range(30)]
+    view = SimpleNamespace(path="runs/grid", score="return", rows=lambda: rows)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(Watcher(view).table())
+    lines = console.export_text().splitlines()
+    assert len(lines) <= 24
+    assert sum("running" in line for line in lines) == 6
+    assert any("and 12 more" in line for line in lines)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from algos import agent_class
 from algos.agent import Batch, Phase, normal
+from bench.config import UsageError
 from bench.reproduce import fig4, fig5, fig8
 from bench.reproduce.grids import Grid, Results, over_tasks
 from bench.rundir import Experiment
@@ -119,6 +120,19 @@ def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypat
         assert done.code == 3
         assert "repeat the command" in done.out
         assert not Path("runs/reproduction").exists()
+
+
+def test_what_there_is_under_other_settings_is_told_with_an_option_that_there_is(command, monkeypatch):
+    from bench import cli
+
+    def refuse(words):
+        raise UsageError("runs/reproduce-fig9-quick holds a run with other settings; choose another --name")
+
+    monkeypatch.setattr(cli, "run", refuse)
+    done = command("reproduce", "fig9")
+    assert done.code == 2
+    assert "choose another --root" in done.err
+    assert "--name" not in done.err
 
 
 def test_a_task_counts_once_for_a_seed():

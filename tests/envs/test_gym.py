@@ -1,5 +1,9 @@
 """Gymnasium tasks: equal to gymnasium's own wrappers, ends as gymnasium says, and what is refused."""
 
+import os
+import sys
+from types import ModuleType
+
 import gymnasium
 import numpy as np
 import pytest
@@ -128,3 +132,24 @@ def test_the_sources_of_the_high_scores():
     scores = {id: envs.make(f"gym/{id}", 0)[1].score for id in ("Pendulum-v1", "MountainCarContinuous-v0")}
     assert {id: score.high for id, score in scores.items()} == {"Pendulum-v1": -150.0, "MountainCarContinuous-v0": 90.0}
     assert "gymnasium's reward threshold" in scores["MountainCarContinuous-v0"].source
+
+
+@pytest.mark.parametrize(("chosen", "seen"), [("egl", "egl"), (None, "disable")])
+def test_an_environment_of_the_users_draws_by_the_library_that_was_chosen(monkeypatch, chosen, seen):
+    """It may render its own observations. Where none was chosen, none is loaded by it either."""
+    found = []
+
+    class Draws(Odd):
+        def __init__(self):
+            super().__init__(box(1, 2), box(1, 1))
+            found.append(os.environ["MUJOCO_GL"])
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    if chosen:
+        monkeypatch.setenv("MUJOCO_GL", chosen)
+    monkeypatch.setitem(sys.modules, "drawing", ModuleType("drawing"))
+    spec = gymnasium.envs.registration.EnvSpec("Draws-v0", Draws, max_episode_steps=5)
+    monkeypatch.setitem(gymnasium.registry, "Draws-v0", spec)
+    envs.make("gym/drawing:Draws-v0", 0)[0].close()
+    assert set(found) == {seen}
+    assert os.environ.get("MUJOCO_GL") == chosen
