@@ -99,8 +99,8 @@ def write_figures(content: Row, folder: Path) -> None:
     against T if several were timed; into `folder`."""
     from reports.charts import stacked
     from reports.figures import draw
-    from reports.plots import steps_of_denoising
     from reports.reproduction import shrink
+    from reports.wall_clock import steps_of_denoising
 
     bars = {}
     for r, parts in floors(content["machine"], content["results"]):

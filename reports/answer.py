@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from reports import stats
-from reports.figures import Look
+from reports.figures import Look, label_cell
 from reports.html import Bullets, Cell, Section, Table, Text
 from reports.summary import SIZED, Row, share_of_tasks
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
@@ -252,7 +252,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     best = {env: order[0][0] for env, order in orders.items() if len(order) > 1}
     rows = []
     for label in look:
-        row = [Cell(label, color=look[label].color)]
+        row = [label_cell(label, look)]
         if several:
             row.append(_iqm(summary, label))
         for env in envs:

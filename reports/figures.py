@@ -46,6 +46,10 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
     }
 
 
+def label_cell(label: str, look: dict[str, Look]) -> html.Cell:
+    return html.Cell(label, color=look[label].color)
+
+
 @dataclass(frozen=True)
 class Series:
     """One label's lines: the mean with its band, each seed faintly, unfinished seeds faintly and dashed (x, y pairs)."""

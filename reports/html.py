@@ -129,6 +129,12 @@ def paragraphs(text: str) -> list[Any]:
     return [inline(part.strip()) for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
+def grouped(rows: list[list[Any]]) -> list[list[Any]]:
+    """The same rows with the first column written only where it changes."""
+    before = [None, *(row[0] for row in rows)]
+    return [["" if row[0] == earlier else row[0], *row[1:]] for row, earlier in zip(rows, before, strict=False)]
+
+
 def numeric_columns(table: Table) -> list[bool]:
     """Which columns hold only numbers (with units, signs, intervals or a dash for nothing)."""
     number = re.compile(

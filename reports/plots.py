@@ -1,21 +1,19 @@
-"""The report's figures, from runs and the summary; how they are drawn is in figures.py and charts.py."""
+"""The report's figures of scores and time, from runs and the summary; figures.py and charts.py draw them."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reports import behaviour, references, stats
-from reports.answer import main_timings
-from reports.charts import Bar, clouds, intervals, ridges, stacked
-from reports.figures import Look, Panel, Series, draw, kilo, lines, looks, series
+from reports import references, stats
+from reports.charts import Bar, intervals
+from reports.figures import Look, Panel, Series, draw, kilo, lines, series
 from reports.html import Figure
-from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Run
-from reports.summary import SIZED, Row, scores, share_of_tasks
+from reports.load import Collection, Run
+from reports.summary import Row, scores, share_of_tasks
 from reports.words import listing
 
 BAND = "Thin lines are seeds, the thick line is their mean"
@@ -235,147 +233,6 @@ def improvement(summary: Row, look: dict[str, Look], env: str | None) -> Figure:
     )
 
 
-def phases(summary: Row) -> Figure | None:
-    """Milliseconds per update by phase, acting and storing included; None when nothing was timed."""
-    panels, parts, several = [], [], len(summary["set_ups"]) > 1
-    for env in summary["envs"]:
-        bars = {}
-        for cell in summary["cells"]:
-            cost = cell["cost"]
-            split = {
-                key.removeprefix("ms_"): value
-                for key, value in cost.items()
-                if key.startswith("ms_") and key != "ms_per_update"
-            }
-            split = {name: value for name, value in split.items() if name not in IDLE_PHASES}
-            if cell["env"] == env and split:
-                bars[f"{cell['label']} (set-up {cell['conditions'][0]})" if several else cell["label"]] = split
-                parts += [name for name in split if name not in parts]
-        if bars:
-            panels.append((env, bars))
-    if not panels:
-        return None
-    first = (*LOOP_PHASES, "sample")
-    parts = [name for name in first if name in parts] + sorted(set(parts) - set(first), key=parts.index)
-    how = (
-        "What one update costs with everything around it: acting, stepping and storing are shown per update. The "
-        "number is the total in ms."
-    )
-    return draw("phases", "Milliseconds per update by phase", "Stacked bars of milliseconds per update by phase",
-                lambda: stacked(panels, parts, "ms"), how=how)  # fmt: skip
-
-
-def steps_of_denoising(timing: list[Row], labels: list[str]) -> Figure | None:
-    """Time of the actor's phase, of a whole update and of an action against T; without a chain as level lines. None where
-    no algorithm was timed at two T."""
-    look = looks([*labels, *sorted({str(row.get("algo")) for row in timing} - set(labels))])
-    panels = []
-    for name, title in (("actor", "actor update"), ("update", "whole update"), ("act", "one action")):
-        by_label: dict[str, list[Row]] = defaultdict(list)
-        for row in main_timings(timing, name):
-            by_label[str(row.get("algo"))].append(row)
-        drawn, levels = [], []
-        for label, rows in by_label.items():
-            chain = sorted((row for row in rows if row.get("T")), key=lambda row: row["T"])
-            if chain:
-                columns = ("T", "median_ms", "iqr_ms")
-                x, y, spread = (np.array([row.get(key) or 0 for row in chain], dtype=float) for key in columns)
-                drawn.append(Series(label, (x, y), (x, y - spread / 2, y + spread / 2), [(x, y)]))
-            else:
-                levels.append(Series(label, (np.zeros(1), np.array([rows[0]["median_ms"]]))))
-        if any(len(x) > 1 for x, _ in (series.mean for series in drawn)):
-            panels.append(Panel(title, "denoising steps T", "ms" if not panels else "", drawn, levels=levels))
-    if not panels:
-        return None
-    one = main_timings(timing, "actor") or main_timings(timing, "update")
-    setup = ", ".join(f"{key} {one[0][key]}" for key in SIZED if one[0].get(key))
-    quiet = one[0].get("clock") != "processor"
-    shade = ", shade: interquartile range" if quiet else ", in processor time, for others used the core"
-    how = (
-        f"Medians of repeated timings ({setup}){shade}. A flat line: the cost does not depend on T; "
-        "dashed: no denoising chain."
-    )
-    return draw("timing_steps", "Cost against the number of denoising steps", "Milliseconds against denoising steps T",
-                lambda: lines(panels, look), how=how)  # fmt: skip
-
-
-def probed_runs(collection: Collection, env: str) -> list[tuple[Run, behaviour.Probes]]:
-    """An environment's runs with readable probes, finished ones and low seeds first."""
-    runs = sorted((run for run in collection.runs if run.env == env), key=lambda run: (run.state != "done", run.seed))
-    return [(run, run.probes) for run in runs if run.probes]
-
-
-def first_of_each(
-    probed: list[tuple[Run, behaviour.Probes]], look: dict[str, Look]
-) -> dict[str, tuple[Run, behaviour.Probes]]:
-    """For each label one of its runs, since policies of different seeds are different and are not pooled: that of the lowest
-    seed that all labels have finished, for first states depend on it; without such a seed each label's first."""
-    runs: dict[str, dict[int, tuple[Run, behaviour.Probes]]] = defaultdict(dict)
-    for run, probes in probed:
-        runs[run.label][run.seed] = run, probes
-    finished = ({seed for seed, (run, _) in own.items() if run.state == "done"} for own in runs.values())
-    shared = set.intersection(*finished)
-    return {label: runs[label][min(shared) if shared else next(iter(runs[label]))] for label in look if label in runs}
-
-
-def _whose(chosen: dict[str, tuple[Run, behaviour.Probes]]) -> str:
-    """Which policies were sampled, whether at the same states, and which give actions in other units than the rest."""
-    early = [label for label, (run, found) in chosen.items() if run.state != "done" or found.step[-1] < run.steps]
-    policy = f"last recorded policy (not the final one: {listing(early)})" if early else "final policy"
-    bounded = [label for label, (_, found) in chosen.items() if found.on_bound is not None]
-    units = dict.fromkeys(bounded if len(bounded) < len(chosen) else [], " in units of its bounds")
-    seeds = listing([f"{label} seed {run.seed}{units.get(label, '')}" for label, (run, _) in chosen.items()])
-    same = len({run.seed for run, _ in chosen.values()}) == 1
-    states = "the same states" if same else "states that differ, since no seed is finished by all"
-    return f"Sampled: the {policy} of {seeds}, at {states}."
-
-
-def actions(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure:
-    """Distribution of sampled actions at the end of training: over first states, or over dimensions at the first one."""
-    states, _, size = next(iter(chosen.values()))[1].last.shape
-    bounded = all(probes.on_bound is not None for _, probes in chosen.values())
-    panels = []
-    for place in range(min(3, states if size == 1 else size)):
-        state, dimension = (place, 0) if size == 1 else (0, place)
-        samples = {
-            label: probes.last[state, :, dimension]
-            for label, (_, probes) in chosen.items()
-            if state < probes.last.shape[0] and dimension < probes.last.shape[2]
-        }
-        found = np.concatenate(list(samples.values()))
-        low, high = (-1.0, 1.0) if bounded else (found.min(), found.max())
-        drawn = {label: behaviour.histogram(values, low, high) for label, values in samples.items()}
-        title = f"first state {state + 1}" if size == 1 else f"first state 1, action dimension {dimension + 1}"
-        panels.append((title, drawn))
-    how = (
-        f"Samples at fixed first states of an episode. {_whose(chosen)} Two peaks are two ways to act; "
-        "one spike is a policy without choice. Every row is as high as its highest bin, whose share stands beside it."
-    )
-    return draw(f"actions_{slug(env)}", f"Actions at the first state: {env}", f"Histograms of sampled actions on {env}",
-                lambda: ridges(panels, look, "action (bounds at ±1)" if bounded else "action"), how=how)  # fmt: skip
-
-
-def embedding(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure | None:
-    """Action samples at the first state in a plane, a panel for each label; None for one-dimensional actions."""
-    samples = {label: probes.last[0] for label, (_, probes) in chosen.items() if probes.last.shape[2] > 1}
-    if not samples:
-        return None
-    points, shares = behaviour.embed(list(samples.values()))
-    behind = np.concatenate(points)
-    panels = [(label, group, behind, label) for label, group in zip(samples, points, strict=True)]
-    plain = next(iter(samples.values())).shape[1] == 2
-    names = (
-        ("dimension 1", "dimension 2")
-        if plain
-        else tuple(f"PC {i + 1} ({100 * s:.0f} %)" for i, s in enumerate(shares))
-    )
-    how = "Each point is one sampled action at the first state, all labels in one plane" + (
-        ". " if plain else " (the first two principal components of all samples). "
-    )
-    return draw(f"embedding_{slug(env)}", f"Action samples in the plane: {env}", f"Scatter of action samples on {env}",
-                lambda: clouds(panels, look, names), how=f"{how}{_whose(chosen)} Grey: the other labels' samples.")  # fmt: skip
-
-
 def training_curves(collection: Collection, env: str, look: dict[str, Look]) -> Figure | None:
     """Q values, losses, alignment (health), then spread and share on the bound of sampled actions (behaviour)."""
     runs = [run for run in collection.runs if run.env == env]
@@ -400,25 +257,3 @@ def training_curves(collection: Collection, env: str, look: dict[str, Look]) -> 
     )
     return draw(f"training_{slug(env)}", f"Q-values and losses: {env}", f"Training curves on {env}",
                 lambda: lines(panels, look, height=2.1), how=how)  # fmt: skip
-
-
-def spread(env: str, probed: list[tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure:
-    """Spread of sampled actions, and share on the bound where there is one, over training, from all runs' probes."""
-    bounded = [(run, probes) for run, probes in probed if probes.on_bound is not None]
-    shown = [("spread", "spread (standard deviation)", probed), ("on_bound", "share of actions on the bound", bounded)]
-    panels = []
-    for name, title, runs in shown if bounded else shown[:1]:
-        drawn = [
-            series(label, [(probes.step, getattr(probes, name)) for run, probes in runs if run.label == label])
-            for label in look
-            if any(run.label == label for run, _ in runs)
-        ]
-        panels.append(Panel(title, "frames", "", drawn, xticks=kilo))
-    units = " of bounded actions in units of the bounds (1 is half the range)," if bounded else ""
-    how = (
-        f"Spread of the samples at one state,{units} averaged over the first states. "
-        f"Falling to 0: a policy that has become deterministic. {EVERY_RUN}"
-    )
-    alt = f"Spread {'and saturation ' if bounded else ''}of actions on {env}"
-    return draw(f"spread_{slug(env)}", f"Spread of actions over training: {env}", alt,
-                lambda: lines(panels, look, columns=3, height=2.1), how=how)  # fmt: skip

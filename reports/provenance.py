@@ -7,10 +7,9 @@ from collections import defaultdict
 from typing import Any
 
 from reports import plots
-from reports.figures import Look
-from reports.html import Bullets, Cell, Details, Section, Table, Text
+from reports.figures import Look, label_cell
+from reports.html import Bullets, Cell, Details, Section, Table, Text, grouped
 from reports.load import Collection, Run
-from reports.sections import grouped, label_cell
 from reports.summary import Row, condition_names
 from reports.words import NOTHING, large, number, plural
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reports import answer, clocks, html, provenance, references, sections, summary
+from reports import answer, clocks, html, provenance, references, sections, summary, wall_clock
 from reports.figures import looks
 from reports.load import Collection, read
 from reports.merge import merge
@@ -32,7 +32,7 @@ def write_report(
         answer.section(numbers, look),
         sections.curves(collection, rows, numbers, look),
         sections.aggregates(collection, rows, numbers, look),
-        sections.wall_clock(collection, numbers, timings, look),
+        wall_clock.section(collection, numbers, timings, look),
         sections.behaviour(collection, numbers, look),
         provenance.health(collection, rows, look),
         provenance.provenance(collection, numbers, look),

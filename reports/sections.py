@@ -1,24 +1,19 @@
-"""The report's middle: learning curves, aggregates, wall-clock, behaviour."""
+"""The report's sections on learning curves, aggregates and behaviour."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from reports import plots, stats
-from reports.figures import Look
-from reports.html import Cell, Details, Section, Table, Text
-from reports.load import IDLE_PHASES, LOOP_PHASES, Collection
+from reports import action_plots, plots, stats
+from reports.figures import Look, label_cell
+from reports.html import Cell, Details, Section, Table, Text, grouped
+from reports.load import Collection
 from reports.merge import cautions
 from reports.summary import THRESHOLDS, Row, reach_key
-from reports.words import NOTHING, estimate, large, listing, number, plural
+from reports.words import NOTHING, estimate, large, number, plural
 
 MANY_PAIRS = 12
-STEADY = 1.2  # times the fastest seed's milliseconds per update: the slowest that goes without a word
-
-
-def label_cell(label: str, look: dict[str, Look]) -> Cell:
-    return Cell(label, color=look[label].color)
 
 
 def curves(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Section:
@@ -50,12 +45,6 @@ def curves(collection: Collection, rows: list[Row], summary: Row, look: dict[str
             )
         )
     return Section("curves", "Learning curves", blocks)
-
-
-def grouped(rows: list[list[Any]]) -> list[list[Any]]:
-    """The same rows with the first column written only where it changes."""
-    before = [None, *(row[0] for row in rows)]
-    return [["" if row[0] == earlier else row[0], *row[1:]] for row, earlier in zip(rows, before, strict=False)]
 
 
 def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Section:
@@ -259,207 +248,15 @@ def _method() -> Details:
     return Details("How these intervals are made, and how far they can be trusted", [Text(text), Table(columns, rows)])
 
 
-def wall_clock(collection: Collection, summary: Row, timing: list[Row], look: dict[str, Look]) -> Section:
-    text = (
-        "Measured during the runs, as means over finished seeds. Active time is acting, stepping, storing, sampling "
-        "and updating; evaluation and "
-        "checkpoints are left out. Process time adds up the processor time of all threads."
-    )
-    blocks: list[Any] = [Text(text)]
-    if len(summary["set_ups"]) > 1:
-        blocks.append(
-            Text(
-                f"These runs were timed under **{len(summary['set_ups'])} different set-ups**. Times are comparable only "
-                "within one: learning curves share no time axis, a cell with several has no times, and elsewhere the set-up "
-                "stands beside them.",
-                "notice",
-            )
-        )
-    blocks += [Text(text, "notice") for text in _continued(collection)]
-    blocks += [Text(text, "notice") for text in (*_disturbed(collection), *_unsteady(collection, summary))]
-    if figure := plots.phases(summary):
-        blocks.append(figure)
-    blocks += [_cost_table(summary, look), _phase_table(summary, look), _size_table(summary, look)]
-    blocks.append(
-        Table(
-            ["set-up", "what it is"],
-            [[letter, "; ".join(f"{k} {v}" for k, v in found.items())] for letter, found in summary["set_ups"].items()],
-            "Set-ups",
-        )
-    )
-    if timing:
-        if figure := plots.steps_of_denoising(timing, list(look)):
-            blocks.append(figure)
-        blocks.append(_timing_table(timing))
-    return Section("clock", "Wall-clock", blocks)
-
-
-def _continued(collection: Collection) -> list[str]:
-    """Which runs were continued under another set-up, and what changed."""
-    found: dict[str, list[str]] = {}
-    for run in collection.runs:
-        if run.conditions is None:
-            values = [list(dict.fromkeys(value for _, value in column)) for column in zip(*run.set_ups, strict=True)]
-            names = [name for name, _ in run.set_ups[0]]
-            changed = [f"{name} {listing(own)}" for name, own in zip(names, values, strict=True) if len(own) > 1]
-            found.setdefault("; ".join(changed), []).append(f"{run.label} seed {run.seed} on {run.env}")
-    return [
-        f"Continued under another set-up ({changed}): {listing(runs)}. The scores count; the times are left out, and an "
-        "algorithm with such a seed has no seconds to a score on that task and no score at equal time."
-        for changed, runs in found.items()
-    ]
-
-
-def _disturbed(collection: Collection) -> list[str]:
-    """That and why times are processor time, with the least and the largest share of the processor on each environment."""
-    if not collection.shares:
-        return []
-    found = []
-    for env in collection.envs:
-        runs = [run for run in collection.runs if run.env == env and run.path in collection.shares]
-        if not runs:
-            continue
-        ends = [end(runs, key=lambda run: collection.shares[run.path]) for end in (min, max)]
-        low, high = (f"{100 * collection.shares[run.path]:.0f} % ({run.label} seed {run.seed})" for run in ends)
-        found.append(f"on {env} they had it for {low} to {high} of their time")
-    return [
-        f"Other work on the machine took the processor from these runs, and not alike: {listing(found)}. **All times but the "
-        "total are therefore processor time**, to which such work adds little: each interval's active seconds times the share "
-        "of it in which the run had the processor."
-    ]
-
-
-def _unsteady(collection: Collection, summary: Row) -> list[str]:
-    """What else than the algorithms these times carry: other work on the machine, and changes of the code."""
-    texts = []
-    timed = [(*cell["ms_per_update_range"], cell) for cell in summary["cells"] if cell["ms_per_update_range"]]
-    low, high, cell = max(timed, key=lambda found: found[1] / (found[0] or math.inf), default=(1.0, 1.0, {}))
-    if high > STEADY * low:
-        texts.append(
-            f"Times were not steady: from seed to seed an update of {cell['label']} on {cell['env']} took {number(low)} to "
-            f"{number(high)} ms. What else ran on the machine is in these times, and in the scores at equal time."
-        )
-    revisions = {str(session["git"]) for run in collection.runs for session in run.sessions if session.get("git")}
-    if len(revisions) > 1:
-        texts.append(f"These runs were made by {len(revisions)} revisions of the code, whose speed may differ (Provenance).")
-    return texts
-
-
-def _cost_table(summary: Row, look: dict[str, Look]) -> Table:
-    rows = []
-    for cell in summary["cells"]:
-        cost = cell["cost"]
-        seconds = f"{number(cell['equal_time_s'])} s" if cell["equal_time_s"] else NOTHING
-        rest = ("active_s", "process_s", "total_s", "peak_memory_mb")
-        names = [cell["env"], label_cell(cell["label"], look), ", ".join(cell["conditions"]) or NOTHING]
-        low, high = map(number, cell["ms_per_update_range"] or (None, None))
-        update = Cell(number(cost.get("ms_per_update")), f"{low} to {high}" if low != high else "")
-        equal = [estimate(cell["at_equal_time"]), seconds]
-        rows.append(
-            [*names, update, number(cost.get("updates_per_s")), *equal, *(number(cost.get(key)) for key in rest)]
-        )
-    columns = [
-        "environment",
-        "algorithm",
-        "set-up",
-        "ms per update",
-        "updates per s",
-        "score at equal time",
-        "that time",
-    ]
-    columns += ["active s", "process s", "total s", "peak memory, MB"]
-    note = (
-        "ms per update: mean and range over finished seeds of one set-up. Equal time: the active seconds that every finished "
-        "run of the environment spent; the score there lies on a straight line between evaluations."
-    )
-    return Table(columns, grouped(rows), "What it cost", note)
-
-
-def _size_table(summary: Row, look: dict[str, Look]) -> Table:
-    names = ("parameters", "actor_parameters", "flops_per_update", "operations_per_update")
-    rows = [
-        [cell["env"], label_cell(cell["label"], look), *(large(cell["cost"].get(name)) for name in names)]
-        for cell in summary["cells"]
-    ]
-    columns = ["environment", "algorithm", "parameters", "of them, actor", "FLOPs per update", "operations per update"]
-    note = "Counted, not timed: the same on every machine. Operations are those dispatched by the framework."
-    return Table(columns, grouped(rows), "What an update does", note)
-
-
-def _phase_table(summary: Row, look: dict[str, Look]) -> Table:
-    parts = list(
-        dict.fromkeys(
-            key for cell in summary["cells"] for key in cell["cost"] if key.startswith("ms_") and key != "ms_per_update"
-        )
-    )
-    order = [f"ms_{name}" for name in (*LOOP_PHASES, "sample")]
-    parts = [part for part in order if part in parts] + [
-        part for part in parts if part not in order and part[3:] not in IDLE_PHASES
-    ]
-    rows = [
-        [
-            cell["env"],
-            label_cell(cell["label"], look),
-            *(number(cell["cost"].get(part)) for part in parts),
-            number(cell["cost"].get("ms_per_update")),
-        ]
-        for cell in summary["cells"]
-    ]
-    note = (
-        f"The phases {listing(LOOP_PHASES)} belong to the loop and not to the update; they are shown per update all "
-        "the same."
-    )
-    return Table(
-        ["environment", "algorithm", *(part[3:] for part in parts), "update"],
-        grouped(rows),
-        "Milliseconds per update by phase",
-        note,
-    )
-
-
-def _timing_table(timing: list[Row]) -> Details:
-    rows = [
-        [
-            str(row.get("algo", "")),
-            str(row.get("name", "")),
-            *(
-                str(row.get(key) if row.get(key) is not None else NOTHING)
-                for key in ("batch", "width", "depth", "T", "device", "mode")
-            ),
-            number(row.get("median_ms")),
-            number(row.get("iqr_ms")),
-            large(row.get("flops")),
-            str(row.get("machine", "")),
-        ]
-        for row in timing
-    ]
-    columns = [
-        "algorithm",
-        "what",
-        "batch",
-        "width",
-        "depth",
-        "T",
-        "device",
-        "mode",
-        "median ms",
-        "interquartile ms",
-        "FLOPs",
-        "machine",
-    ]
-    busy = any(row["clock"] == "processor" for row in timing)
-    note = "Processor time where there is no interquartile range: others used the core." if busy else ""
-    return Details("Timings (python -m bench timing)", [Table(columns, rows, note=note)])
-
-
 def behaviour(collection: Collection, summary: Row, look: dict[str, Look]) -> Section:
     blocks: list[Any] = []
     for env in summary["envs"]:
-        probed = plots.probed_runs(collection, env)
+        probed = action_plots.probed_runs(collection, env)
         if not probed:
             continue
-        chosen = plots.first_of_each(probed, look)
-        drawn = [plots.actions(env, chosen, look), plots.embedding(env, chosen, look), plots.spread(env, probed, look)]
+        chosen = action_plots.first_of_each(probed, look)
+        sampled = [action_plots.actions(env, chosen, look), action_plots.embedding(env, chosen, look)]
+        drawn = [*sampled, action_plots.spread(env, probed, look)]
         blocks += [figure for figure in drawn if figure]
     if not blocks:
         blocks.append(Text("No run recorded sampled actions (probes.npz)."))

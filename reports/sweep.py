@@ -9,7 +9,7 @@ from typing import Any
 
 from reports import ReportError, stats, summary, sweep_plots
 from reports.charts import Bar, intervals
-from reports.figures import Look, draw, looks
+from reports.figures import Look, draw, label_cell, looks
 from reports.html import Bullets, Cell, Details, Figure, Section, Table, Text
 from reports.load import read
 from reports.merge import merge
@@ -147,7 +147,7 @@ def _answer(
         found, best = gains[label], winner(study)
         rows.append(
             [
-                Cell(label, color=look[label].color),
+                label_cell(label, look),
                 estimate(found["default"]) if found else NOTHING,
                 estimate(found["tuned"], strong=True) if found else NOTHING,
                 estimate(found["difference"]) if found else NOTHING,
@@ -254,7 +254,7 @@ def _trials(studies: dict[str, Record], look: dict[str, Look]) -> Details:
     names = list(dict.fromkeys(name for study in studies.values() for name in study["definition"]["space"]))
     rows = [
         [
-            Cell(label, color=look[label].color), str(trial["number"]), trial["state"], number(trial["value"]),
+            label_cell(label, look), str(trial["number"]), trial["state"], number(trial["value"]),
             *(_value(trial["params"].get(name)) for name in names), large(trial.get("env_steps")), trial.get("error", ""),
         ]
         for label, study in studies.items()

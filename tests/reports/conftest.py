@@ -40,9 +40,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without drawings: for tests about words and numbers."""
-    from reports import html, plots
+    from reports import action_plots, html, plots, wall_clock
 
     def draw(name: str, caption: str, alt: str, paint: object, *, how: str = "") -> html.Figure:
         return html.Figure(name, b"", "<svg></svg>", caption, alt, how)
 
-    monkeypatch.setattr(plots, "draw", draw)
+    for module in (plots, action_plots, wall_clock):
+        monkeypatch.setattr(module, "draw", draw)

@@ -27,7 +27,7 @@ from scipy import stats as oracle
 from synthetic import ENVS
 
 import reports
-from reports import answer, archive, behaviour, charts, figures, html, load, plots, references, stats, words
+from reports import action_plots, answer, archive, behaviour, charts, figures, html, load, plots, references, stats, words
 from reports import summary as numbers
 from reports.charts import Bar
 from reports.figures import Panel, Series, looks
@@ -800,8 +800,8 @@ def test_policies_are_compared_at_the_states_of_a_seed_that_all_have_finished(un
     both, look = [sampled("qsm", 0), sampled("sac", 1), sampled("qsm", 1), sampled("sac", 0, "failed")], looks(["qsm", "sac"])
 
     def told(runs: list[SimpleNamespace]) -> set[str]:
-        chosen = plots.first_of_each([(run, probes) for run in runs], look)
-        figures = plots.actions("gym/A", chosen, look), plots.embedding("gym/A", chosen, look)
+        chosen = action_plots.first_of_each([(run, probes) for run in runs], look)
+        figures = action_plots.actions("gym/A", chosen, look), action_plots.embedding("gym/A", chosen, look)
         return {re.search(r"Sampled: (.*?)\.", figure.how)[1] for figure in figures}
 
     assert told(both) == {"the final policy of qsm seed 1 and sac seed 1, at the same states"}
@@ -823,7 +823,8 @@ def test_without_bounds_there_is_no_share_on_them(tmp_path: Path) -> None:
         (run,) = load.read([top]).runs
         assert run.probes.on_bound is None
     probed, look = [(run, run.probes)], looks(["ctq"])
-    figures = plots.actions(run.env, plots.first_of_each(probed, look), look), plots.spread(run.env, probed, look)
+    chosen = action_plots.first_of_each(probed, look)
+    figures = action_plots.actions(run.env, chosen, look), action_plots.spread(run.env, probed, look)
     assert not any("bound" in figure.svg + figure.how + figure.alt for figure in figures)
     assert "<!-- 6 % -->" in figures[0].svg  # of 64 evenly spaced samples in each of 16 bins
 
@@ -846,7 +847,7 @@ def test_sampled_actions_stand_in_rows_beside_the_share_of_their_highest_bin() -
         return sampled("", 0), behaviour.Probes(np.zeros(1), actions.reshape(1, -1, 1), np.zeros(1), np.zeros(1))
 
     chosen = {"one": samples((0.9, 70), (-0.5, 30)), "two": samples((-1.0, 100)), "three": samples((0.9, 45), (0.1, 55))}
-    svg = plots.actions("dmc/cartpole-swingup", chosen, looks(list(chosen))).svg
+    svg = action_plots.actions("dmc/cartpole-swingup", chosen, looks(list(chosen))).svg
     assert re.findall(r"<!-- (\w+) -->|<!-- (\d+ %) -->", svg)[-6:] == [
         *((label, "") for label in chosen), ("", "70 %"), ("", "100 %"), ("", "55 %"),
     ]  # fmt: skip

@@ -9,7 +9,7 @@ import sys
 import pytest
 from clockwork import DEFINITIONS, work
 
-import reports.plots
+import reports.wall_clock
 from bench import baselines, bodies, cli, provenance, timing
 from bench.config import UsageError
 from bench.cost import count_period
@@ -172,7 +172,7 @@ def test_a_real_run_writes_what_the_report_reads(tmp_path):
     counted = count_period(bodies.registry.agent_class("qsm")(bodies.SPEC, config, bodies.torch.Generator()))
     (update,) = (r for r in content["results"] if r["name"] == "update" and r["T"] == 2)
     assert all(update[key] == counted[key] for key in ("flops", "bytes", "operations"))
-    figure = reports.plots.steps_of_denoising([r | {"machine": "m"} for r in content["results"]], ["qsm"])
+    figure = reports.wall_clock.steps_of_denoising([r | {"machine": "m"} for r in content["results"]], ["qsm"])
     assert figure is not None
     alone = [r | {"machine": "m"} for r in content["results"] if r["T"] == 2]
-    assert reports.plots.steps_of_denoising(alone, ["qsm"]) is None
+    assert reports.wall_clock.steps_of_denoising(alone, ["qsm"]) is None
