@@ -8,6 +8,7 @@ An agent is one file of this package (or any class elsewhere) that derives from 
 * ``draws``    the random numbers that a phase, or an acting mode, needs.
 * ``schedule`` what depends on the number of updates (optional).
 * ``act``      actions for a batch of observations.
+* ``value``    by which the best of several actions is picked in evaluation.
 
 Every loss is a pure function of (parameters, batch, noise). So recorded draws of a published implementation can be fed
 in, a run can be replayed, and a phase can be captured in a CUDA graph. An agent never looks at a clock, a device or a
@@ -312,7 +313,7 @@ class Agent:
         raise NotImplementedError
 
     def value(self, obs: Tensor, action: Tensor) -> Tensor:
-        """The smaller target critic's value [N], by which best-of-N evaluation picks. obs [N, S], action [N, A]."""
+        """The value [N] by which best-of-N evaluation picks, of critics the smaller target one's. obs [N, S], action [N, A]."""
         raise NotImplementedError
 
     # -- the same for all --------------------------------------------------------------------------------------------

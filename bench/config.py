@@ -39,7 +39,7 @@ class EvalConfig:
 
     episodes: int = 10  # per evaluation; a preset's number is raised to what the environment's score needs, a user's is not
     action: str = "own"  # own: the method's evaluation action | sample: a stochastic sample for every method
-    candidates: int = 1  # best of N draws by the smaller target critic; 1: off
+    candidates: int = 1  # best of N draws by Agent.value; 1: off
 
     def __post_init__(self) -> None:
         check(self.episodes >= 1, "eval.episodes", self.episodes, "1 or more")

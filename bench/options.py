@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     report = add("report", "write a report over one or several experiments")
     report.add_argument("runs", nargs="+", type=Path, help="experiment directories, or archives of them")
     report.epilog = coverage_help()
-    report.add_argument("--out", type=Path, help="where to (default: report/ in the directory, FILE-report/ by an archive)")
+    report.add_argument("--out", type=Path, help="where to (default: report/ in the first one, FILE-report/ by an archive)")
     report.add_argument("--allow-mixed", action="store_true", help="merge runs evaluated or set up differently, marked")
     report.add_argument("--allow-partial", action="store_true", help="aggregate although cells are missing, marked")
     keep = add("archive", "write experiments into one small file that `report` reads: scores, clocks, settings, no weights")

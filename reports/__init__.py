@@ -19,7 +19,7 @@ def write(
 ) -> Path:
     """Writes report.html, report.md, summary.json, per_seed.csv and figures/ into `out`; returns report.html's path.
 
-    run_dirs: experiment directories, or any directories below which runs (config.yaml) lie; merged into one report.
+    run_dirs: experiment directories, any directories below which runs (config.yaml) lie, or archives; merged into one report.
     allow_mixed: report runs of one environment that differ in evaluation rule or environment settings, marked as such.
     allow_partial: aggregate also over tasks that some algorithm has no finished run for.
 
