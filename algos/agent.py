@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+ON_BOUND = 0.99  # of the range: actions at least this far out count as on the bound; a tanh comes close and never there
 MODES = ("explore", "own", "sample")  # explore: with the method's exploration; own: the method's own evaluation; sample
 
 
@@ -389,7 +390,7 @@ class Agent:
                 out[name] = value
             elif name.endswith("actions"):
                 out[f"{name}_std"] = value.std(dim=0, correction=0).mean()
-                out[f"{name}_on_bound"] = (value.abs() >= 1).float().mean()
+                out[f"{name}_on_bound"] = (value.abs() >= ON_BOUND).float().mean()
             else:
                 out[f"{name}_mean"] = value.mean()
                 if name == "q":

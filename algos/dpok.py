@@ -57,6 +57,8 @@ class Config:
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("pretrain", "pretrain_lr", "actor_lr", "critic_lr", "kl_weight"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        if self.pretrain % self.epochs:  # a rollout under the model before its last pretraining has another anchor
+            require(False, "pretrain", self.pretrain, f"a multiple of epochs ({self.epochs})")
         require(self.ppo_clip > 0, "ppo_clip", self.ppo_clip, "a positive number")
         require(0 <= self.ema < 1, "ema", self.ema, "a decay in [0, 1)")
 

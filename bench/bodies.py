@@ -19,7 +19,7 @@ import algos as registry
 import envs
 from algos.agent import Agent, Replay, sample
 from algos.replay import ReplayBuffer
-from bench.config import CHOICES, UsageError, agent_config, algo_values
+from bench.config import CHOICES, UsageError, agent_config, algo_values, changed_from_defaults
 from bench.cost import OperationCounter, latest_start, period, random_batch, random_data
 from bench.grid import parse_variants
 from bench.speed import keep_freed_memory, phase_runner, set_matmul
@@ -76,6 +76,7 @@ def benchmarks(
         about = {
             "algo": label.partition("[")[0], "batch": agent.data.batch_size, "width": hidden[0] if hidden else None,
             "depth": len(hidden) or None, "T": values.get("T"), "device": device, "mode": mode,
+            "changed": {key: value for key, (_, value) in changed_from_defaults(values).items()},
         }  # fmt: skip
         for what, kind, run, per_call in bodies(agent, phase_runner(agent, mode)):
             out[f"{label}/{what}"] = Body(synchronised(run, device), per_call, {**about, "name": what, "kind": kind})

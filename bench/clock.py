@@ -10,6 +10,7 @@ from bench.provenance import peak_memory_mb
 
 UNREAD = 4096  # laps after which a CUDA clock reads its events, however far the next record is
 OVERHEAD = ("eval", "checkpoint", "log", "setup")  # everything else is active training time
+LOOP = ("env", "act", "store", "sample")  # what is active beside the phases of an update
 
 
 class Clock:

@@ -33,7 +33,7 @@ from envs import EnvSpec, Score
 
 SMALL = {
     "actor_hidden": [16, 16], "critic_hidden": [16, 16], "time_hidden": [8, 8], "time_features": 8, "batch_size": 8, "envs": 4,
-    "pretrain": 4,
+    "pretrain": 5,
 }  # fmt: skip
 SPEC = EnvSpec(
     id="conformance/plane", obs_dim=3, act_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), horizon=10, action_repeat=1,
@@ -189,6 +189,7 @@ def test_declarations_are_complete(algo):
     assert agent.phases, "phases names at least one Phase"
     phases = [phase.name for phase in agent.phases]
     assert len(set(phases)) == len(phases), f"phases have different names, found {phases}"
+    run.check_phase_names(agent)
     for name in phases:
         assert callable(getattr(agent, name, None)), f"phases names {name!r}, but the agent has no method of that name"
     owners: dict[int, str] = {}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import envs
-from algos.agent import Agent, sample
+from algos.agent import ON_BOUND, Agent, sample
 from bench.config import RunConfig
 from bench.finite import NonFinite, finite
 
@@ -99,7 +99,7 @@ class Probes:
     def spread(self) -> dict[str, float]:
         """Of the newest actions: standard deviation at one state, and the fraction on the bound."""
         newest = self.actions[-1]
-        return {"probe_std": float(newest.std(axis=1).mean()), "probe_on_bound": float((np.abs(newest) >= 1).mean())}
+        return {"probe_std": float(newest.std(axis=1).mean()), "probe_on_bound": float((np.abs(newest) >= ON_BOUND).mean())}
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"obs": self.obs, "env_step": np.asarray(self.steps), "actions": np.stack(self.actions)}

@@ -20,10 +20,10 @@ import torch
 
 import algos
 import envs
-from algos.agent import Rollout, sample
+from algos.agent import MODES, Agent, Rollout, sample
 from algos.replay import buffer_for
 from bench import cost, devices, provenance
-from bench.clock import Clock, CudaClock
+from bench.clock import LOOP, OVERHEAD, Clock, CudaClock
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite, finite
@@ -61,6 +61,7 @@ class Run:
         self.run_phase = phase_runner(self.agent, config.speed)
         self.replay = buffer_for(self.agent.data, self.spec.obs_dim, self.spec.act_dim, self.copies, self.device)
         check_rollout(self.config, self.agent.data)
+        check_phase_names(self.agent)
         self.evaluator, self.probes = Evaluator(config, self.device), Probes(config, self.device)
         self.new_clock = CudaClock if self.device.type == "cuda" else Clock
         self.clock = self.new_clock()
@@ -414,6 +415,14 @@ class Run:
                 if step < self.env_step or (step == self.env_step and not self.eval_due):  # one that is due is drawn again
                     self.probes.steps.append(step)
                     self.probes.actions.append(actions)
+
+
+def check_phase_names(agent: Agent) -> None:
+    """Raises UsageError for a phase with a name of the clock, whose time would be another part's, or of a mode of acting,
+    whose random numbers are asked for by it."""
+    taken = {*LOOP, *OVERHEAD, *MODES}
+    if clash := [phase.name for phase in agent.phases if phase.name in taken]:
+        raise UsageError(f"no phase of an update can be called {', '.join(clash)}: these are taken: {', '.join(sorted(taken))}")
 
 
 def run(config: RunConfig, path: Path, session: dict[str, Any] | None = None, stopper=None) -> str:

@@ -18,8 +18,8 @@ from bench.config import UsageError, from_plain
 from bench.rundir import HEARTBEAT, Experiment, RunDir
 
 EXIT = {"done": 0, "failed": 1, "stopped": 3, "disk full": 4}
-# What terminals and schedulers send: the last two are Slurm's and others' warnings before a time limit.
 IN_USE = "is in use by"  # of every refusal because of another process
+# What terminals and schedulers send: the last two are Slurm's and others' warnings before a time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 LOOK = 0.5  # seconds for which a grid waits for its lock: `watch` looks at it for a moment, again and again
 LOCK_WAIT = 20.0  # seconds in which a worker that was told to stop has written its checkpoint

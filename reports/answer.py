@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -186,14 +187,14 @@ def _cost(summary: Row) -> list[str]:
 def update_costs(summary: Row) -> tuple[dict[str, float], str]:
     """Milliseconds per update of each label, and how they were measured.
 
-    From timings made apart where these have every label with its own number of denoising steps, and all with the
-    batch, networks, device and mode of the runs. Otherwise from the runs, mean over the environments that all of them were
+    From timings made apart where these have every label with its own settings, and all with the batch, networks, device and
+    mode of the runs. Otherwise from the runs, mean over the environments that all of them were
     timed on under one set-up, the one with the most of these; {} where there is none.
     """
-    chains = {cell["label"]: cell["T"] for cell in summary["cells"]}
     rows = main_timings(summary["timing"], "update")
-    updates = {(row.get("algo"), row.get("T")): row["median_ms"] for row in rows}
-    timed = {label: updates.get((label, chain)) for label, chain in chains.items()}
+    updates = {(row.get("algo"), json.dumps(row.get("changed"), sort_keys=True)): row["median_ms"] for row in rows}
+    settings = {cell["label"]: json.dumps(cell["changed"], sort_keys=True) for cell in summary["cells"]}
+    timed = {label: updates.get((label, own)) for label, own in settings.items()}
     if timed and all(timed.values()):
         sized = {key: rows[0].get(key) for key in SIZED}
         if all(_fits(cell["sized"], sized) for cell in summary["cells"] if cell["sized"]):

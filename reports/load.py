@@ -176,7 +176,7 @@ class Missing:
     env: str
     label: str
     seed: int
-    reason: str = "no run directory"
+    reason: str
     config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -345,10 +345,13 @@ def _find_below(top: Path, found: Found, seen: set[Path]) -> None:
 
 
 def _experiment(home: Path, notes: list[str]) -> dict[str, Any]:
-    """experiment.json, with the timings that lie beside it as `timing`."""
+    """experiment.json, with the timings beside it as `timing`, and with what ended a cell before it began as its `failure`."""
     noted: list[str] = []
     content = records.read_json(home / "experiment.json", noted)
     content["timing"] = records.read_json(home / "timing.json", noted)
+    for cell in content.get("cells") or []:
+        if (place := home / str(cell.get("dir"))).is_dir() and not (place / "config.yaml").exists():
+            cell["failure"] = records.read_json(place / "FAILED.json", noted).get("error")
     notes += [f"{home.name}: {note}" for note in noted]
     return content
 
@@ -381,7 +384,10 @@ def _add_experiment(content: dict[str, Any], name: str, collection: Collection) 
     timing = content.get("timing")
     collection.experiments.append({**content, "name": name, "cells": cells})
     collection.missing += [
-        Missing(name, str(cell["env"]), str(cell["label"]), int(cell["seed"]), config=cell.get("config") or {})
+        Missing(
+            name, str(cell["env"]), str(cell["label"]), int(cell["seed"]), config=cell.get("config") or {},
+            reason=f"failed before it began: {cell['failure']}" if cell.get("failure") else "no run directory",
+        )
         for cell in cells
     ]
     if timing:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,24 +78,13 @@ def of_directory(path: Path) -> Record:
 def _state(path: Path, progress: dict[str, Any]) -> str:
     if (path / "DONE").exists():
         return "done"
-    if (path / "FAILED.json").exists() or progress.get("state") == "failed":
+    if (path / "FAILED.json").exists():
         return "failed"
     if progress.get("state") == "stopped":
         return "stopped"
     beat = progress.get("time")
-    return "running" if is_number(beat) and time.time() - beat < HEARTBEAT_S else "interrupted"
-
-
-def _config_loader() -> Any:
-    """PyYAML's safe loader, but 3e-4 is a number: YAML 1.1 wants a dot in the mantissa and would give a string."""
-    import yaml
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        pass
-
-    number = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789."))
-    return Loader
+    alive = progress.get("state") == "running" and is_number(beat) and time.time() - beat < HEARTBEAT_S
+    return "running" if alive else "interrupted"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -104,7 +92,7 @@ def read_config(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_config_loader())
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} is not readable YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(config, dict):

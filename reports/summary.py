@@ -181,8 +181,11 @@ def to_csv(rows: list[Row]) -> str:
 def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = False) -> Row:
     """Everything that the tables show, from the per-seed rows; see docs/report_schema.md."""
     envs, labels = collection.envs, collection.labels
+    changed = {(run.env, run.label): run.config.get("changed") or {} for run in collection.runs}
     cells = [
-        _cell([row for row in rows if (row["env"], row["label"]) == key]) for key in itertools.product(envs, labels)
+        _cell(found) | {"changed": {name: value for name, (_, value) in changed.get(key, {}).items()}}
+        for key in itertools.product(envs, labels)
+        if (found := [row for row in rows if (row["env"], row["label"]) == key])
     ]
     chosen, left_out = _aggregated_envs(collection, rows, allow_partial)
     pairs = [pair for env in envs for pair in _pairs([env], rows, labels, env in collection.mixed)]
@@ -193,7 +196,7 @@ def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = 
         "clock": "processor" if collection.shares else "wall",
         "envs": envs,
         "labels": labels,
-        "cells": [cell for cell in cells if cell],
+        "cells": cells,
         "aggregates": {
             "envs": chosen,
             "left_out": left_out,
@@ -226,8 +229,6 @@ def _values(rows: list[Row], column: str) -> np.ndarray:
 
 
 def _cell(rows: list[Row]) -> Row:
-    if not rows:
-        return {}
     scored = [row for row in rows if row["scored"]]
     timed = all(row["condition"] for row in scored)
     cell: Row = {

@@ -19,6 +19,7 @@ from reports.sweep_plots import Record, of_state, winner
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
 
 TUNED = "_tuned"  # the label of a winner is the algorithm's with this behind it
+OWN = ("env.num_envs", "env.bounded")  # copies and the kind of action are the agent's own
 
 
 def write(sweep: Path, out: Path | None = None, *, allow_mixed: bool = False) -> Path:
@@ -210,9 +211,8 @@ def _unlike(studies: list[Record]) -> list[str]:
     """In what the searches of a report differ beside algorithm and search space."""
 
     def runs(study: Record, *prefixes: str) -> dict[str, Any]:
-        own = ("env.num_envs", "env.bounded")  # copies and the kind of action are the agent's own
         return {
-            env: {key: value for key, value in settings.items() if key.startswith(prefixes) and key not in own}
+            env: {key: value for key, value in settings.items() if key.startswith(prefixes) and key not in OWN}
             for env, settings in study["definition"]["runs"].items()
         }
 

@@ -56,6 +56,21 @@ def test_bench_names_no_algorithm():
                 assert not constants & set(AGENTS), f"{path.name}:{node.lineno} compares with the name of an algorithm"
 
 
+def test_what_two_parts_state_is_the_same():
+    """Constants of the files between bench and reports, and of algorithms, which may not import one another."""
+    from algos import agent
+    from bench import clock, rundir
+    from bench.sweep import plan
+    from reports import behaviour, charts, load, records, sweep
+
+    assert agent.ON_BOUND == behaviour.ON_BOUND
+    assert set(clock.OVERHEAD) == set(load.IDLE_PHASES)
+    assert clock.LOOP == charts.LOOP == (*load.LOOP_PHASES, "sample")
+    assert rundir.STALE_AFTER == records.HEARTBEAT_S
+    assert plan.SUFFIX == sweep.TUNED
+    assert plan.OWN == sweep.OWN
+
+
 def modules_after(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

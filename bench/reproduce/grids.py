@@ -67,7 +67,7 @@ class Results:
 
     def __init__(self, experiment: Experiment, preset: str):
         self.name, self.preset = experiment.path.name, preset
-        self.collection: Collection = merge(load.read([experiment.path]))
+        self.collection: Collection = cli.user_error(lambda: merge(load.read([experiment.path])))
         clocks.leave_out_other_work(self.collection)
         self.rows = summary.per_seed(self.collection)
         self.summary = summary.summarise(self.collection, self.rows, allow_partial=True)

@@ -158,7 +158,7 @@ def carry(jobs: int, options: Options) -> str:
         for number, handler in before.items():
             signal.signal(number, handler)
     for code in codes:
-        if code not in (REFUSED, *EXIT.values()):
+        if code not in (EXIT["done"], EXIT["stopped"], REFUSED):
             why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             print(f"a worker died ({why}); the others took up its trial, if any was left", flush=True)
     if stopping or EXIT["stopped"] in codes:

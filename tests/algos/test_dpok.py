@@ -54,7 +54,7 @@ def test_the_penalty_is_twice_the_divergence_of_a_step():
 
 def test_pretraining_leads_and_then_stays_behind():
     """While it lasts the model that acts is the pretrained one; afterwards the pretrained one never moves."""
-    agent, generator = make(pretrain=2), torch.Generator().manual_seed(3)
+    agent, generator = make(pretrain=2, epochs=1), torch.Generator().manual_seed(3)
     for update in range(4):
         before = [p.clone() for p in agent.pretrained.parameters()]
         noise = {phase.name: sample(agent.draws(phase.name, agent.data.batch_size), generator) for phase in agent.due()}
@@ -119,7 +119,7 @@ def test_a_chain_without_noise_is_refused():
     spec = dataclasses.replace(SPEC, dynamics=dataclasses.replace(SPEC.dynamics, sampler="ode"))
     with pytest.raises(ValueError, match=r"env\.sampler='ode' is out of range: it takes sde for DPOK"):
         DPOK(spec, Config(), torch.Generator())
-    for name, value in (("ppo_clip", 0.0), ("kl_weight", -1.0), ("epochs", 0), ("pretrain", -1)):
+    for name, value in (("ppo_clip", 0.0), ("kl_weight", -1.0), ("epochs", 0), ("pretrain", -1), ("pretrain", 12)):
         with pytest.raises(ValueError, match=f"{name}={value!r} is out of range"):
             Config(**{name: value})
 

@@ -20,7 +20,7 @@ from bench.rundir import RunDir
 from bench.worker import work
 
 sys.path.insert(0, str(Path(__file__).parent))  # the agent in sweeping.py, for tests and for the plug-in path
-SMALL = {"actor_hidden": "[16,16]", "critic_hidden": "[16,16]", "batch_size": 16, "T": 2, "envs": 2, "pretrain": 4}
+SMALL = {"actor_hidden": "[16,16]", "critic_hidden": "[16,16]", "batch_size": 16, "T": 2, "envs": 2, "pretrain": 5}
 # A checkpoint stands one frame before a line of the log, at an update without TD3's delayed phases: the line has to be made
 # of what the checkpoint kept.
 QUICK = ("steps=160", "warmup=33", "eval_every=80", "log_every=20", "checkpoint_every=59", "eval.episodes=2")

@@ -110,6 +110,16 @@ def test_a_run_that_failed_is_missing_on_the_page(command, tiny, undrawn):
     assert (failed / "DONE").exists()
 
 
+def test_a_study_of_which_no_run_began_is_refused_in_a_line(command, monkeypatch):
+    from bench import cli
+
+    monkeypatch.setattr(cli, "run", lambda words: 1)
+    Path("runs/reproduce-fig4-quick").mkdir(parents=True)
+    done = command("reproduce", "fig4")
+    assert done.code == 2
+    assert done.err.startswith("error: no runs below runs/reproduce-fig4-quick")
+
+
 def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypatch):
     """Also where the signal came when the runs of one of its grids were over."""
     from bench import cli

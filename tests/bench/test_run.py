@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,11 +15,12 @@ import yaml
 import algos
 import bench
 import envs
-from algos.agent import sample
+from algos.agent import Phase, sample
 from bench import run
 from bench.config import UsageError
 from bench.evaluate import Probes
 from bench.rundir import RunDir, load_tensors, read_lines
+from reports.records import read_config
 
 
 def lines(path: Path) -> list[dict]:
@@ -74,6 +76,24 @@ def test_the_other_files_say_what_they_are_for(written):
     assert (written / "DONE").exists()
     assert not (written / "replay").exists()
     assert RunDir(written).state() == "done"
+
+
+@pytest.mark.parametrize("label", ["1e-3", "12e03", "1_000", "0x1F", "1.5", "1.e5", "yes", "null", "2026-11-22", "1E4"])
+def test_a_label_that_looks_like_a_number_is_the_same_to_every_reader(small, tmp_path, label):
+    config = dataclasses.replace(small("sac"), label=label)
+    directory = RunDir(tmp_path)
+    directory.write_config(config.resolved(), [], {}, {})
+    assert directory.stored()[0].label == read_config(directory.config_path)["label"] == label
+
+
+def test_a_phase_has_no_name_of_the_clock_or_of_a_mode(small, tmp_path, monkeypatch):
+    """Its time would be another part's: of `eval` none at all, so that the algorithm would look faster than it is."""
+    sac = algos.agent_class("sac")
+    for taken in ("eval", "store", "own"):
+        monkeypatch.setattr(sac, "phases", [Phase("critic"), Phase(taken)])
+        with pytest.raises(UsageError, match=f"no phase of an update can be called {taken}: these are taken: act, "):
+            run.Run(small("sac"), RunDir(tmp_path))
+        assert not any(tmp_path.iterdir())
 
 
 def test_the_last_probe_is_the_final_policy_s_however_few_are_kept(small, train, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from sweeping import AGENT, LOW, PLANE, score
 from bench import run as run_module
 from bench.config import UsageError, algo_values, available
 from bench.engines import local
-from bench.engines.common import DISK_FULL, _tell, stop_requests
+from bench.engines.common import DISK_FULL, Options, _tell, stop_requests
 from bench.options import parser
 from bench.rundir import RunDir
 from bench.sweep import command as command_module
@@ -35,6 +35,19 @@ from bench.sweep.storage import SAMPLERS, Claim, PerTrial, may_be_lost, open_sto
 from bench.worker import locked
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(0, ""), (3, ""), (1, "a worker died (exit code 1)"), (-9, "a worker died (SIGKILL)")]
+)
+def test_a_worker_that_crashed_is_told_of(monkeypatch, capsys, code, told):
+    class Ended:
+        def __init__(self, *words, **options):
+            self.wait = lambda: code
+
+    monkeypatch.setattr(command_module.subprocess, "Popen", Ended)
+    assert command_module.carry(1, Options()) == ("stopped" if code == 3 else "done")
+    assert capsys.readouterr().out.partition(";")[0].strip() == told
 
 
 class Killed(BaseException):

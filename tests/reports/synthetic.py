@@ -159,6 +159,7 @@ def timing(path: Path, labels: tuple[str, ...] = ("qsm", "dql", "sac")) -> Path:
                     "depth": 2,
                     "T": chain,
                     "device": "cpu",
+                    "changed": ({"m_q": 120.0} if label == "qsm" else {}) | ({} if chain in (None, 5) else {"T": chain}),
                 }
                 ms = base + slope * (chain or 0)
                 results.append(

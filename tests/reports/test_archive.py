@@ -34,6 +34,8 @@ def test_an_archive_gives_the_report_of_its_directories(tmp_path: Path, undrawn:
     synthetic.unfinish(cell(root, "dql", 3), state="failed")
     synthetic.unfinish(cell(root, "sac", 1), state="interrupted")
     synthetic.drop(cell(root, "qsm", 2))
+    synthetic.drop(cell(root, "dql", 1))
+    synthetic.write_json(cell(root, "dql", 1) / "FAILED.json", {"error": "RuntimeError: no such weights"})
     clock = cell(root, "qsm", 0) / "clock.jsonl"
     rows = [json.loads(line) for line in clock.read_text().splitlines()]
     synthetic.write_lines(clock, [row for row in rows if row["env_step"] % 4000])
@@ -43,9 +45,10 @@ def test_an_archive_gives_the_report_of_its_directories(tmp_path: Path, undrawn:
     torn.write_text(torn.read_text() + '{"env_step": 64001, "critic_l')
     file = tmp_path / "study.jsonl"
     runs, size = archive.write(load.find([root]), file)
-    assert (runs, size) == (11, file.stat().st_size)
+    assert (runs, size) == (10, file.stat().st_size)
     assert size < sum(path.stat().st_size for path in root.rglob("*.*")) / 3
     assert files([file], tmp_path / "a") == files([root], tmp_path / "b")
+    assert "failed before it began: RuntimeError: no such weights" in (tmp_path / "a" / "report.md").read_text()
 
     before = file.read_bytes()
     archive.write(load.find([file]), file)

@@ -439,6 +439,7 @@ def test_the_cost_of_an_update_comes_from_the_timings_where_they_fit(study: Path
         ('"batch_size": 256', '"batch_size": 4096'),
         ('"critic_hidden": [256', '"critic_hidden": [512'),
         ('_hidden": [256', '_hidden": [256, 256'),
+        ('"changed": {}', '"changed": {"chains": [4, 16]}'),
     ],
 )
 def test_timings_of_other_sizes_are_not_those_of_these_runs(tmp_path: Path, undrawn: None, old: str, new: str) -> None:
@@ -591,6 +592,12 @@ def test_only_unfinished_runs(tmp_path: Path, undrawn: None, state: str) -> None
     assert f"No run has finished (3 {state})" in text
 
 
+def test_a_run_killed_between_its_last_heartbeat_and_its_mark_is_not_running(tmp_path: Path) -> None:
+    root = synthetic.experiment(tmp_path / "end", labels=("qsm", "sac"), seeds=1)
+    synthetic.unfinish(synthetic.run_dir(root, "dmc/cartpole-swingup", "sac", 0), state="done", time=time.time())
+    assert {run.label: run.state for run in load.read([root]).runs} == {"qsm": "done", "sac": "interrupted"}
+
+
 def test_unlike_runs_are_refused_or_marked(tmp_path: Path, undrawn: None) -> None:
     one = synthetic.experiment(tmp_path / "one", labels=("qsm", "dql"), seeds=3)
     two = synthetic.experiment(
@@ -618,11 +625,9 @@ def test_one_label_with_two_settings_is_two_variants(tmp_path: Path, undrawn: No
     with pytest.raises(reports.ReportError, match=r"seed 0 of qsm appears twice, in one/qsm/seed_0 and two/qsm/seed_0"):
         write(one, two)
     for path in two.rglob("config.yaml"):
-        path.write_text(path.read_text().replace('"lr": 0.0003', '"lr": 1e-3'))
+        path.write_text(path.read_text().replace('"lr": 0.0003', '"lr": 0.001'))
     summary, _ = write(one, two)
     assert summary["labels"] == ["qsm (one)", "qsm (two)"]
-    run = load.read_run(synthetic.run_dir(two, "dmc/cartpole-swingup", "qsm", 0))
-    assert run.config["algo"]["lr"] == 1e-3  # a number, though YAML 1.1 reads a string
 
 
 def change(root: Path, old: str, new: str, within: str = "config.yaml") -> None:
