@@ -82,6 +82,12 @@ class Phase:
     start: int = 0
     stop: int | None = None  # null: to the end
 
+    def __post_init__(self) -> None:
+        name, stop = f"Phase({self.name!r})", self.stop
+        require(self.every >= 1, f"{name}.every", self.every, "1 or more")
+        require(self.start >= 0, f"{name}.start", self.start, "0 or more")
+        require(stop is None or stop > self.start, f"{name}.stop", stop, f"None, or more than its start {self.start}")
+
     def due(self, update: int) -> bool:
         running = self.start <= update and (self.stop is None or update < self.stop)
         return running and (update - self.start) % self.every == 0
@@ -95,6 +101,10 @@ class Replay:
     capacity: int
     n_step: int
     gamma: float
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "capacity", "n_step"):
+            require(getattr(self, name) >= 1, f"Replay.{name}", getattr(self, name), "1 or more")
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,10 @@ class Rollout:
     epochs: int
     gamma: float
     infos: tuple[str, ...] = ()  # entries of the environment's infos to keep, arrays [N, ...] of every step
+
+    def __post_init__(self) -> None:
+        for name in ("length", "envs", "epochs"):
+            require(getattr(self, name) >= 1, f"Rollout.{name}", getattr(self, name), "1 or more")
 
     @property
     def batch_size(self) -> int:
@@ -248,14 +262,15 @@ class Adam:
             )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments, step count, and the gradients of the last step (a log line takes their norm)."""
-        return {"mean": self.mean, "square": self.square, "step": self.step, "grads": self.grads}
+        """Moments, step count, learning rate, and the gradients of the last step (a log line takes their norm)."""
+        return {"mean": self.mean, "square": self.square, "step": self.step, "lr": self.rate, "grads": self.grads}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in ("mean", "square"):
             for own, stored in zip(getattr(self, name), state[name], strict=True):
                 own.copy_(stored)
         self.step.copy_(state["step"])
+        self.lr = float(state["lr"])
         if len(self.grads) == len(state["grads"]):  # into the storages that a captured graph may write to
             for own, stored in zip(self.grads, state["grads"], strict=True):
                 own.copy_(stored)
@@ -298,11 +313,12 @@ class Agent:
             raise ValueError(f"{type(self).__name__} needs bounded actions; those of {spec.id} are unbounded")
         self.spec, self.config, self.device = spec, config, torch.device(device)
         self.updates = 0
+        # discount per decision: the task's own where it states one
+        self.gamma: float | None = getattr(config, "gamma", None) if spec.discount is None else spec.discount
 
     def replay_need(self) -> Replay:
         c = self.config
-        gamma = c.gamma if self.spec.discount is None else self.spec.discount
-        return Replay(c.batch_size, c.capacity, c.n_step, gamma)
+        return Replay(c.batch_size, c.capacity, c.n_step, self.gamma)
 
     # -- to be given by the algorithm --------------------------------------------------------------------------------
     def draws(self, phase: str, n: int) -> dict[str, Draw]:

@@ -3,8 +3,8 @@
     python -P bench/bodyserver.py '{"tree": DIR, "definitions": FILE, "settings": {...}, "core": 1}'
 
 Standard library only, so that it can serve any tree and any library. It pins itself to a core, puts `tree` first on the
-path, loads the definitions file (`benchmarks(**settings)` -> {name: body with run, per_call, about}), runs every body
-twice, and answers lines of JSON on stdin with lines of JSON on stdout. It ends when stdin does.
+path and `path` last, loads the definitions file (`benchmarks(**settings)` -> {name: body with run, per_call, about}), runs
+every body twice, and answers lines of JSON on stdin with lines of JSON on stdout. It ends when stdin does.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(order: dict) -> None:
         os.sched_setaffinity(0, {order["core"]})  # before torch or jax count the cores
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print must not stand between the replies
-    sys.path.insert(0, order["tree"])
+    sys.path[:] = [order["tree"], *sys.path, *order.get("path", [])]
 
     def reply(function, *arguments) -> bool:
         try:

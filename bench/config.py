@@ -13,6 +13,7 @@ import fnmatch
 import functools
 import math
 import re
+import traceback
 import types
 import typing
 from dataclasses import dataclass, field
@@ -153,8 +154,17 @@ def typed(cls: type, values: dict[str, Any], where: str = "") -> Any:
         return cls(**converted)
     except UsageError:
         raise
-    except ValueError as error:
-        raise UsageError(f"{where}{error}") from error
+    except Exception as error:  # an author's Config may raise anything
+        raise UsageError(f"{where}{told(error)}") from error
+
+
+def told(error: Exception) -> str:
+    """An error of somebody else's code in one line: a ValueError's own words, of any other also what and where it was."""
+    text = str(error).partition("\n")[0]
+    if isinstance(error, ValueError) and text:
+        return text
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def convert(hint: Any, value: Any, name: str) -> Any:
@@ -232,7 +242,9 @@ def known_name(group: str, name: str) -> str:
     one of ours, which Hydra would find first."""
     names = available(group)
     if name not in names:
-        raise UsageError(f"unknown {group} {name!r}; known are {', '.join(names)}{nearest(name, names)}")
+        module, dot, last = name.rpartition(".")
+        other = f"; did you mean {module}:{last}?" if group == "algo" and dot else nearest(name, names)
+        raise UsageError(f"unknown {group} {name!r}; known are {', '.join(names)}{other}")
     ours, *theirs = (root / group / f"{name}.yaml" for root in search_path())
     for file in theirs:
         if ours.exists() and file.exists() and file.read_bytes() != ours.read_bytes():
@@ -297,10 +309,12 @@ def algo_values(name: str, preset: str = "quick", family: str = "dmc") -> dict[s
         agent = isinstance(cls, type) and issubclass(cls, Agent)
         if not agent or not dataclasses.is_dataclass(getattr(cls, "Config", None)):
             raise UsageError(f"plug-in {name!r} is no agent: it derives from algos.agent.Agent and has a Config dataclass")
+        if clash := [f.name for f in dataclasses.fields(cls.Config) if f.name in ALGO_META]:
+            raise UsageError(f"plug-in {name!r}: no setting can be called {clash[0]!r} ({', '.join(ALGO_META)} are taken)")
         bare = [f.name for f in dataclasses.fields(cls.Config) if f.default is f.default_factory is dataclasses.MISSING]
         if bare:
             raise UsageError(f"plug-in {name!r}: every setting of its Config needs a default, and {', '.join(bare)} has none")
-        values = {"agent": name} | dataclasses.asdict(cls.Config())
+        values = {"agent": name} | dataclasses.asdict(typed(cls.Config, {}, f"plug-in {name!r}: "))
     return {"name": name} | values
 
 

@@ -25,15 +25,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import algos
 import envs
-from algos.agent import MODES, Agent, Batch, Replay, Rollout, Trajectories, sample
-from bench import grid, run
+from algos.agent import MODES, Agent, Batch, Rollout, Trajectories, sample
+from bench import contract, grid, run
 from bench.config import agent_config, algo_values, available
 from bench.cost import latest_start, period, random_data
 from envs import EnvSpec, Score
 
 SMALL = {
     "actor_hidden": [16, 16], "critic_hidden": [16, 16], "time_hidden": [8, 8], "time_features": 8, "batch_size": 8, "envs": 4,
-    "pretrain": 5,
+    "pretrain": 5, "ema_start": 2,
 }  # fmt: skip
 SPEC = EnvSpec(
     id="conformance/plane", obs_dim=3, act_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), horizon=10, action_repeat=1,
@@ -182,16 +182,7 @@ def test_unbounded_actions_are_refused_by_agents_that_need_bounds(algo):
 
 def test_declarations_are_complete(algo):
     agent = build(algo)
-    assert isinstance(agent.data, Replay | Rollout), f"data is an algos.agent.Replay or Rollout, found {agent.data!r}"
-    if isinstance(agent.data, Rollout):
-        found = getattr(agent.config, "envs", None)
-        assert found == agent.data.envs, f"Config.envs is the number of copies in a rollout: {found} there, {agent.data!r}"
-    assert agent.phases, "phases names at least one Phase"
-    phases = [phase.name for phase in agent.phases]
-    assert len(set(phases)) == len(phases), f"phases have different names, found {phases}"
-    run.check_phase_names(agent)
-    for name in phases:
-        assert callable(getattr(agent, name, None)), f"phases names {name!r}, but the agent has no method of that name"
+    contract.check(agent)
     owners: dict[int, str] = {}
     for name, parameters in agent.trained().items():
         for parameter in parameters:
@@ -330,13 +321,13 @@ def test_every_trained_parameter_moves_and_targets_follow(algo):
     followed: dict[str, str] = {}
 
     def watched(agent, phase, batch, noise):
-        before = state(agent)
+        before, steps = state(agent), {name: int(own.step) for name, own in agent.optimizers().items()}
         info = agent.run_phase(phase, batch, noise)
-        after = state(agent)
+        after, once = state(agent), all(own.step <= steps[name] + 1 for name, own in agent.optimizers().items())
         for name, network in agent.networks().items():
             own = {key: p for key, p in network.named_parameters() if id(p) not in trained}
             if any(not torch.equal(before[f"{name}.{key}"], after[f"{name}.{key}"]) for key in own):
-                followed[name] = leader(agent, name, list(own), before, after)
+                followed[name] = leader(agent, name, list(own), before, after, once)
         return info
 
     start = {id(p): p.detach().clone() for net in agent.networks().values() for p in net.parameters()}
@@ -354,8 +345,9 @@ def test_every_trained_parameter_moves_and_targets_follow(algo):
                 )
 
 
-def leader(agent: Agent, name: str, keys: list[str], before: dict, after: dict) -> str:
-    """The network that `name`, which no optimizer moves, moved towards, by one rate in (0, 1] for all parameters."""
+def leader(agent: Agent, name: str, keys: list[str], before: dict, after: dict, once: bool) -> str:
+    """The network that `name`, which no optimizer moves, moved towards, by one rate in (0, 1] for all parameters; where the
+    phase makes several steps of an optimizer (not `once`), and of the target between them, roughly towards."""
     moves = torch.cat([(after[f"{name}.{key}"] - before[f"{name}.{key}"]).flatten() for key in keys]).double()
     for other, network in agent.networks().items():
         shapes = {key: p.shape for key, p in network.named_parameters()}
@@ -365,6 +357,8 @@ def leader(agent: Agent, name: str, keys: list[str], before: dict, after: dict) 
             gap = torch.cat([(online[f"{other}.{key}"] - before[f"{name}.{key}"]).flatten() for key in keys]).double()
             rate = float(moves @ gap / (gap @ gap).clamp(min=1e-30))
             if 0 < rate <= 1 + 1e-6 and (moves - rate * gap).abs().max() <= 1e-6:
+                return other
+            if not once and moves @ gap > 0.5 * moves.norm() * gap.norm() and moves.norm() < gap.norm():
                 return other
     raise AssertionError(
         f"{name} is in no optimizer and moved, but not as target <- (1 - rate) target + rate online of any other network"
@@ -465,12 +459,18 @@ def test_a_run_ends_and_its_policy_loads(algo, tmp_path):
     small = ",".join(f"{key}={value}".replace(" ", "") for key, value in SMALL.items() if key in algo_values(algo))
     agent = build(algo)
     need, home = agent.data, agent.home
-    # rollouts: two of them in which every phase is due
-    steps = (latest_start(agent) // need.epochs + 2) * need.batch_size if isinstance(need, Rollout) else need.batch_size + 8
+    first = latest_start(agent)  # every phase is due before the end, of rollouts in two of them
+    steps = (first // need.epochs + 2) * need.batch_size if isinstance(need, Rollout) else need.batch_size + first + 8
     overrides = [f"steps={steps}", f"warmup={need.batch_size}", "eval.episodes=2", "log_every=4"]
     cells, _ = grid.plan("quick", f"tested={algo}({small})" if small else f"tested={algo}", home, "1", overrides)
-    outcome = run.run(cells[0].config, tmp_path)
+    runs: list[run.Run] = []
+    outcome = run.run(cells[0].config, tmp_path, stopper=runs.append)
     failed = tmp_path / "FAILED.json"
     assert outcome == "done", f"a short run on {home}: {outcome}; {failed.read_text() if failed.exists() else ''}"
-    spec = envs.make(home, 0)[1]
-    assert load_policy(tmp_path)([[0.0] * spec.obs_dim] * 3).shape == (3, spec.act_dim)
+    trained, policy = runs[0].agent, load_policy(tmp_path)
+    spec = trained.spec
+    obs, generator = torch.randn(3, spec.obs_dim), torch.Generator().manual_seed(6)
+    assert policy(obs.numpy()).shape == (3, spec.act_dim)
+    noise = sample(trained.draws("own", 3), generator)
+    told = "what act reads and an update changes belongs into state_dict; the actions of the loaded policy"
+    assert_same(trained.act(obs, noise, "own"), policy.agent.act(obs, noise, "own"), told)

@@ -19,10 +19,8 @@ from bench.config import (
     Override,
     RunConfig,
     UsageError,
-    agent_config,
     algo_values,
     check_overrides,
-    check_rollout,
     composed,
     dotted_keys,
     grid_defaults,
@@ -32,6 +30,7 @@ from bench.config import (
     set_key,
     to_plain,
 )
+from bench.contract import check_agents
 from bench.rundir import cell_dir
 
 MOST_SEEDS = 10_000
@@ -153,7 +152,7 @@ def plan(
         for env_id in ids for v in variants for seed in seed_list
     ]  # fmt: skip
     refuse_unbounded(configs)
-    refuse_rollouts(configs)
+    check_agents(configs)
     refuse_unlike_budgets(configs)
     by_label = {v.label: v for v in variants}
     cells = [Cell(c, cell_command(preset, by_label[c.label], c, overrides)) for c in configs]
@@ -192,40 +191,6 @@ def refuse_unbounded(configs: list[RunConfig]) -> None:
                 f"env.bounded=true would clip the actions of {config.label}, which learns from them as they were before; "
                 "leave env.bounded=null, which bounds those of agents that need it"
             )
-
-
-def refuse_rollouts(configs: list[RunConfig]) -> None:
-    """Build each agent that learns from rollouts once on each of its environments: whether it can learn there, and how long a
-    rollout is, depends on both. Raises UsageError, or the agent's ValueError."""
-    import torch
-
-    seen: set[str] = set()
-    for config in configs:
-        agent, key = agent_config(config.algo), json.dumps([config.algo, config.env])
-        if not hasattr(agent, "envs") or key in seen:
-            continue
-        seen.add(key)
-        env, spec = envs.make(config.env["id"], 0, 1, **config.env_settings)
-        env.close()
-        built = agent_class(config.algo["agent"])(spec, agent, torch.Generator().manual_seed(0))
-        check_rollout(config, built.data)
-        check_phases(config, built)
-
-
-def check_phases(config: RunConfig, agent: Any) -> None:
-    """Refuse a run of rollouts that ends before each of the agent's phases has begun."""
-    from algos.agent import Rollout
-
-    if not isinstance(need := agent.data, Rollout):
-        return
-    per = config.frames_per_decision
-    updates = -(-config.steps // per) // need.length * need.epochs
-    if late := [phase for phase in agent.phases if phase.start >= updates]:
-        last = max(phase.start for phase in late)
-        raise UsageError(
-            f"{config.label} would never come to {', '.join(phase.name for phase in late)}: steps={config.steps} frames give "
-            f"{updates} updates, and {last} come before; set steps={(last // need.epochs + 1) * need.length * per} or more"
-        )
 
 
 def check_episodes(env_id: str, episodes: int) -> None:

@@ -15,7 +15,10 @@ from envs import EnvSpec
 
 
 class Policy:
-    """obs [obs_dim] or [N, obs_dim] -> actions of the same leading shape in [-1, 1], as what `envs.make` makes takes them."""
+    """obs [obs_dim] or [N, obs_dim] -> actions of the same leading shape in [-1, 1], as what `envs.make` makes takes them.
+
+    Raises ValueError for observations of another shape.
+    """
 
     def __init__(self, agent: algos.agent.Agent, mode: str, seed: int):
         self.agent, self.mode = agent, mode
@@ -23,6 +26,10 @@ class Policy:
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
         batch = torch.as_tensor(np.atleast_2d(np.asarray(obs, np.float32)))
+        spec = self.agent.spec
+        if batch.dim() != 2 or batch.shape[1] != spec.obs_dim:
+            found, wanted = np.shape(obs), spec.obs_dim
+            raise ValueError(f"an observation of {spec.id} is [{wanted}], several are [N, {wanted}]; found {found}")
         action = self.agent.act(batch, sample(self.agent.draws(self.mode, len(batch)), self.generator), self.mode).numpy()
         return action if np.ndim(obs) == 2 else action[0]
 
@@ -32,9 +39,8 @@ def load_policy(run_dir: str | Path, mode: str = "own", seed: int = 0) -> Policy
 
     mode: `own` (the method's evaluation action) or `sample`. Raises FileNotFoundError where there is no policy yet.
     """
-    stored = load_tensors(Path(run_dir) / "policy.pt", "algo", "spec", "networks")
+    stored = load_tensors(Path(run_dir) / "policy.pt", "algo", "spec", "agent")
     cls = algos.agent_class(stored["algo"]["agent"])
     agent = cls(EnvSpec.from_dict(stored["spec"]), agent_config(stored["algo"]), torch.Generator().manual_seed(0))
-    for name, network in agent.networks().items():
-        network.load_state_dict(stored["networks"][name])
+    agent.load_state_dict(agent.state_dict() | stored["agent"])  # of optimizers, which policy.pt has not, what a new agent has
     return Policy(agent, mode, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -28,6 +29,17 @@ def git_revision() -> tuple[str | None, bool | None]:
         return sha, bool(ask(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip())
     except (OSError, subprocess.SubprocessError):
         return None, None
+
+
+def source_hash(agent: str) -> str | None:
+    """sha256 (16 digits) of the code of an algorithm from outside, "module:Class": of the files of its package that are loaded.
+    None for one of the registry, whose code the revision says."""
+    if ":" not in agent:
+        return None
+    top = agent.partition(":")[0].partition(".")[0]
+    own = [module for name, module in sys.modules.items() if name == top or name.startswith(f"{top}.")]
+    files = sorted(Path(module.__file__) for module in own if getattr(module, "__file__", None))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def packages() -> dict[str, str]:
@@ -64,11 +76,12 @@ def usable_cores() -> int:
 
 
 def session(
-    device: str, threads: int, matmul_precision: str, jobs: int, command: list[str], cell_command: str
+    device: str, threads: int, matmul_precision: str, agent: str, jobs: int, command: list[str], cell_command: str
 ) -> dict[str, Any]:
-    """One session (start or continuation) of a run."""
+    """One session (start or continuation) of a run. agent: the registry name or "module:Class"."""
     sha, dirty = git_revision()
-    return {
+    outside = source_hash(agent)
+    return ({"source": outside} if outside else {}) | {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "git": sha,
         "dirty": dirty,

@@ -20,10 +20,10 @@ import torch
 
 import algos
 import envs
-from algos.agent import MODES, Agent, Rollout, sample
+from algos.agent import Rollout, sample
 from algos.replay import buffer_for
 from bench import cost, devices, provenance
-from bench.clock import LOOP, OVERHEAD, Clock, CudaClock
+from bench.clock import Clock, CudaClock
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, to_plain
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite, finite
@@ -61,7 +61,6 @@ class Run:
         self.run_phase = phase_runner(self.agent, config.speed)
         self.replay = buffer_for(self.agent.data, self.spec.obs_dim, self.spec.act_dim, self.copies, self.device)
         check_rollout(self.config, self.agent.data)
-        check_phase_names(self.agent)
         self.evaluator, self.probes = Evaluator(config, self.device), Probes(config, self.device)
         self.new_clock = CudaClock if self.device.type == "cuda" else Clock
         self.clock = self.new_clock()
@@ -112,7 +111,7 @@ class Run:
         self.dir.write_config(self.config, auto, changed_from_defaults(self.config.algo), spec)
         device = "cpu" if self.config.device == "cpu" else f"cuda: {torch.cuda.get_device_name()}"
         described = {"jobs": 1, "command": [], "cell_command": ""} | session
-        self.dir.add_session(provenance.session(device, self.config.threads, precision, **described))
+        self.dir.add_session(provenance.session(device, self.config.threads, precision, self.config.algo["agent"], **described))
         if stored is not None:
             self._restore(stored)
             return
@@ -185,6 +184,8 @@ class Run:
         if not finite(played):
             self.losses.check()
             raise NonFinite("action", self.agent.updates)
+        if self.agent.bounded_actions and (largest := np.abs(played).max()) > 1:  # played clipped, stored as it is
+            raise ValueError(f"an action of {largest:.3g}: {type(self.agent).__name__} declares actions in [-1, 1]")
         self.clock.lap("act")
         next_obs, reward, terminated, truncated, info = self.env.step(played)
         self.clock.lap("env")
@@ -359,8 +360,8 @@ class Run:
             "clock": self.clock.state(),
         }  # fmt: skip
         save_tensors(self.path / "checkpoint.pt", state)
-        networks = {name: network.state_dict() for name, network in self.agent.networks().items()}
-        save_tensors(self.path / "policy.pt", {"algo": self.config.algo, "spec": self.spec.to_dict(), "networks": networks})
+        policy = {name: part for name, part in agent.items() if name not in self.agent.optimizers()}
+        save_tensors(self.path / "policy.pt", {"algo": self.config.algo, "spec": self.spec.to_dict(), "agent": policy})
         self.clock.lap("checkpoint")
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -415,14 +416,6 @@ class Run:
                 if step < self.env_step or (step == self.env_step and not self.eval_due):  # one that is due is drawn again
                     self.probes.steps.append(step)
                     self.probes.actions.append(actions)
-
-
-def check_phase_names(agent: Agent) -> None:
-    """Raises UsageError for a phase with a name of the clock, whose time would be another part's, or of a mode of acting,
-    whose random numbers are asked for by it."""
-    taken = {*LOOP, *OVERHEAD, *MODES}
-    if clash := [phase.name for phase in agent.phases if phase.name in taken]:
-        raise UsageError(f"no phase of an update can be called {', '.join(clash)}: these are taken: {', '.join(sorted(taken))}")
 
 
 def run(config: RunConfig, path: Path, session: dict[str, Any] | None = None, stopper=None) -> str:

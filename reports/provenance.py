@@ -82,7 +82,8 @@ def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> S
         "`figures/` each figure as PNG and SVG."
     )
     blocks: list[Any] = [Text(files)]
-    blocks += [_rules(summary), _differences(collection, look), _settings(collection), _tuning(collection, look)]
+    blocks += [_rules(summary), _differences(collection, look), _outside(collection, look)]
+    blocks += [_settings(collection), _tuning(collection, look)]
     blocks += [_versions(collection), _commands(collection, look)]
     return Section("provenance", "Provenance", [block for block in blocks if block])
 
@@ -108,7 +109,7 @@ def _rules(summary: Row) -> Table:
 
 
 def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
-    """What the variants change of the benchmark's defaults, with the environments where they do when not in all."""
+    """What the variants change of their algorithm's defaults, with the environments where they do when not in all."""
     found: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     where: dict[str, set[str]] = defaultdict(set)
     for run in collection.runs:
@@ -117,7 +118,7 @@ def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
             default, value = pair if isinstance(pair, list) and len(pair) == 2 else (None, pair)
             found[run.label, str(key), _value(default), _value(value)].add(run.env)
     if not found:
-        return Text("Every algorithm has the benchmark's default settings of its own.")
+        return Text("Every algorithm has its default settings.")
     order = {label: i for i, label in enumerate(look)}
     rows = [
         [label_cell(label, look), key, default, value, "all" if envs == where[label] else ", ".join(sorted(envs))]
@@ -126,11 +127,30 @@ def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
     same = [label for label in look if label in where and not any(key[0] == label for key in found)]
     note = f"With the defaults throughout: {', '.join(same)}." if same else ""
     return Table(
-        ["algorithm", "setting", "benchmark default", "here", "environments"],
+        ["algorithm", "setting", "default", "here", "environments"],
         rows,
-        "Settings of the algorithms that differ from the benchmark's defaults",
+        "Settings of the algorithms that differ from their defaults",
         note,
     )
+
+
+def _outside(collection: Collection, look: dict[str, Look]) -> Table | None:
+    """All settings of algorithms that are not the benchmark's own, whose defaults nobody knows, and which code they ran."""
+    rows, changed = [], []
+    for label in look:
+        runs = [run for run in collection.runs if run.label == label]
+        settings = (runs[0].config.get("algo") or {}) if runs else {}
+        if ":" not in str(settings.get("agent")):
+            continue
+        code = sorted({str(session["source"]) for run in runs for session in run.sessions if session.get("source")})
+        told = ", ".join(f"{k} {_value(v)}" for k, v in settings.items() if k not in ("name", "agent", "tuned"))
+        rows.append([label_cell(label, look), Cell(str(settings["agent"]), code=True), told, ", ".join(code) or NOTHING])
+        changed += [label] if len(code) > 1 else []
+    if not rows:
+        return None
+    note = "Code: a hash of the files of its package, for each session."
+    note += f" It changed between the sessions or seeds of {', '.join(changed)}." if changed else ""
+    return Table(["algorithm", "class", "settings", "code"], rows, "Algorithms from outside", note)
 
 
 def _settings(collection: Collection) -> Table:

@@ -22,6 +22,7 @@ from bench.config import (
     parse_override,
     run_config,
 )
+from bench.contract import check_agents
 from bench.engines import Carrier, carrier
 from bench.grid import (
     Cell,
@@ -31,7 +32,6 @@ from bench.grid import (
     parse_envs,
     parse_variants,
     refuse_idle,
-    refuse_rollouts,
     refuse_unbounded,
     refuse_unlike_budgets,
 )
@@ -138,7 +138,7 @@ def plan(args: Any) -> Plan:
     env_ids = tuple(parse_envs(args.envs) if args.envs is not None else defaults.envs)
     parsed = [parse_override(text) for text in args.overrides]
     for env_id in env_ids:
-        envs.check(env_id, {})
+        envs.check_id(env_id)
     families = sorted({env_id.partition("/")[0] for env_id in env_ids})
     check_overrides(parsed, [available_keys(args.preset, v.algo, family) for v in variants for family in families])
     refuse_idle(parsed, variants, {v.label: available_keys(args.preset, v.algo, families[0])["algo"] for v in variants})
@@ -225,7 +225,7 @@ def study(args: Any, variant: Variant, env_ids: tuple[str, ...], fixed: set[str]
     from dataclasses import replace
 
     values = algo_values(variant.algo, args.preset)
-    path = Path(args.sweep) if args.sweep else find(values["agent"])
+    path = Path(args.sweep) if args.sweep else find(values["agent"], variant.label)
     space = load(path, values, fixed | {key for key, _ in variant.settings})
     if args.pruner is not None:
         check_pruner(args.pruner, "--pruner")
@@ -237,10 +237,10 @@ def study(args: Any, variant: Variant, env_ids: tuple[str, ...], fixed: set[str]
     result = Study(variant, space, args.preset, env_ids, int(args.seeds), tuple(args.overrides), args.sampler, trials)
     configs = result.base()
     refuse_unbounded(configs)
-    refuse_rollouts(configs)
     for config in configs:
         check_evaluations(config.resolved(), space.pruner)
         check_score(config)
+    check_agents(configs)
     refuse_impossible(result)
     return result
 

@@ -115,12 +115,14 @@ class Space:
         return {p.name: p.to_plain() for p in self.parameters}
 
 
-def find(agent: str) -> Path:
-    """conf/sweep/<agent>.yaml, the user's before ours. Raises UsageError where there is none."""
-    for root in reversed(search_path()):
-        if (path := root / "sweep" / f"{agent}.yaml").exists():
+def find(agent: str, label: str) -> Path:
+    """conf/sweep/<label>.yaml of the user's, or <agent>.yaml, the user's before ours. Raises UsageError where there is none."""
+    ours, *theirs = (root / "sweep" for root in search_path())
+    for path in (*(root / f"{name}.yaml" for root in theirs for name in (label, agent)), ours / f"{agent}.yaml"):
+        if path.exists():
             return path
-    raise UsageError(f"there is no conf/sweep/{agent}.yaml; give the search space with --sweep FILE")
+    name = label if ":" in agent else agent
+    raise UsageError(f"there is no conf/sweep/{name}.yaml; make it, or give the search space with --sweep FILE")
 
 
 def load(path: Path, values: dict[str, Any], fixed: set[str]) -> Space:

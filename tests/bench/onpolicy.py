@@ -35,7 +35,7 @@ class PPO(Agent):
     def __init__(self, spec, config, generator, device="cpu"):
         super().__init__(spec, config, generator, device)
         c = config
-        self.data = Rollout(c.length, c.envs, c.epochs, c.gamma)
+        self.data = Rollout(c.length, c.envs, c.epochs, self.gamma)
         self.actor = MLP([spec.obs_dim], [*c.actor_hidden, spec.act_dim], "tanh", generator)
         self.critic = MLP([spec.obs_dim], [*c.critic_hidden, 1], "tanh", generator)
         self.actor_optimizer, self.critic_optimizer = Adam(self.actor, c.lr), Adam(self.critic, c.lr)

@@ -123,6 +123,7 @@ BAD = {
     "choice": (["device=tpu"], "one of cpu, cuda"),
     "algo by override": (["algo=qsm"], "use --algos"),
     "plug-in module": (["--algos", "a=no_such_module:Agent"], "no_such_module"),
+    "plug-in with a dot": (["--algos", "bad_plugin.Missing"], "did you mean bad_plugin:Missing?"),
     "plug-in class": (["--algos", "a=bad_plugin:Missing"], "has no 'Missing'"),
     "plug-in syntax": (["--algos", "a=torn_plugin:Agent"], "torn_plugin' raised SyntaxError"),
     "plug-in no agent": (["--algos", "a=bad_plugin:NoConfig"], "is no agent"),

@@ -7,6 +7,7 @@ import inspect
 import pytest
 
 from bench import conformance
+from bench.config import UsageError
 
 BROKEN = """
 import torch
@@ -173,6 +174,18 @@ class Momentum(sac.SAC):
         return super().critic(batch._replace(reward=batch.reward * self.scale), noise)
 
 
+class OnTheSide(sac.SAC):
+    '''Scales its actions by a statistic that its state_dict does not have.'''
+    seen = 0.0
+
+    def critic(self, batch, noise):
+        self.seen += 1.0
+        return super().critic(batch, noise)
+
+    def act(self, obs, noise, mode):
+        return super().act(obs, noise, mode) / (1.0 + self.seen)
+
+
 class WritesBatch(sac.SAC):
     def critic(self, batch, noise):
         batch.reward.mul_(0.5)
@@ -218,8 +231,9 @@ CAUGHT = [
     ("Reads", "test_phases_read_no_value_on_the_host", "reads a tensor's value"),
     ("ReadsAll", "test_phases_read_no_value_on_the_host", "reads a tensor's value"),
     ("Masks", "test_phases_read_no_value_on_the_host", "as many values as a mask has"),
-    ("NoMethod", "test_declarations_are_complete", "phases names 'polish'"),
+    ("NoMethod", "test_declarations_are_complete", "has a phase 'polish' and no method"),
     ("Stops", "test_a_run_ends_and_its_policy_loads", "RuntimeError: enough"),
+    ("OnTheSide", "test_a_run_ends_and_its_policy_loads", "the actions of the loaded policy"),
     ("Counts", "test_phases_leave_the_update_counter_to_the_schedule", r"'critic' reads self.updates"),
     ("EveryUpdate", "test_phases_run_when_they_are_due", "due were"),
     ("WritesBatch", "test_update_leaves_the_batch_alone", "the batch after phase 'critic'"),
@@ -250,7 +264,7 @@ def test_caught(broken, request, name, test, says):
     given = {"mode": "sample", "n": 1}
     names = inspect.signature(getattr(conformance, test)).parameters.keys() - {"algo"}
     arguments = {key: given[key] if key in given else request.getfixturevalue(key) for key in names}
-    with pytest.raises((AssertionError, pytest.fail.Exception), match=says):
+    with pytest.raises((AssertionError, pytest.fail.Exception, UsageError), match=says):
         getattr(conformance, test)(f"{broken}:{name}", **arguments)
 
 

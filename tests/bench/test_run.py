@@ -15,7 +15,7 @@ import yaml
 import algos
 import bench
 import envs
-from algos.agent import Phase, sample
+from algos.agent import sample
 from bench import run
 from bench.config import UsageError
 from bench.evaluate import Probes
@@ -84,16 +84,6 @@ def test_a_label_that_looks_like_a_number_is_the_same_to_every_reader(small, tmp
     directory = RunDir(tmp_path)
     directory.write_config(config.resolved(), [], {}, {})
     assert directory.stored()[0].label == read_config(directory.config_path)["label"] == label
-
-
-def test_a_phase_has_no_name_of_the_clock_or_of_a_mode(small, tmp_path, monkeypatch):
-    """Its time would be another part's: of `eval` none at all, so that the algorithm would look faster than it is."""
-    sac = algos.agent_class("sac")
-    for taken in ("eval", "store", "own"):
-        monkeypatch.setattr(sac, "phases", [Phase("critic"), Phase(taken)])
-        with pytest.raises(UsageError, match=f"no phase of an update can be called {taken}: these are taken: act, "):
-            run.Run(small("sac"), RunDir(tmp_path))
-        assert not any(tmp_path.iterdir())
 
 
 def test_the_last_probe_is_the_final_policy_s_however_few_are_kept(small, train, tmp_path, monkeypatch):

@@ -450,14 +450,27 @@ def test_a_report_on_unlike_searches_says_in_what_they_differ(sweep):
 @pytest.mark.parametrize("agent", available("sweep"))
 def test_the_shipped_spaces_fit_their_algorithms_and_contain_the_defaults(agent):
     values = algo_values(agent)
-    space = load(find(agent), values, set())
+    space = load(find(agent, agent), values, set())
     assert space.defaults(values) is not None
-    text = find(agent).read_text()
+    text = find(agent, agent).read_text()
     for line in text.splitlines()[3:]:
         assert "#" in line, f"{agent}: a range without its source: {line}"
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         assert set(space.settings(space.suggest(study.ask()))) <= set(values)
+
+
+def test_a_user_s_space_goes_by_label_or_agent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find("sac", "hot").parent != Path.cwd() / "conf" / "sweep"
+    own = tmp_path / "conf" / "sweep"
+    own.mkdir(parents=True)
+    for name in ("sac", "hot"):  # each before the one that was found so far
+        (own / f"{name}.yaml").touch()
+        assert find("sac", "hot") == own / f"{name}.yaml"
+    assert find("td3", "sac") == own / "sac.yaml"
+    with pytest.raises(UsageError, match=r"there is no conf/sweep/mine\.yaml; make it, or give the search space with --sweep"):
+        find("my_agents:Mine", "mine")
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])

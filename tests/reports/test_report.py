@@ -630,6 +630,21 @@ def test_one_label_with_two_settings_is_two_variants(tmp_path: Path, undrawn: No
     assert summary["labels"] == ["qsm (one)", "qsm (two)"]
 
 
+def test_algorithms_from_outside_are_shown_with_all_settings_and_their_code(tmp_path: Path, undrawn: None) -> None:
+    root = synthetic.experiment(tmp_path / "outside", labels=("qsm", "mine"), seeds=2)
+    assert "Algorithms from outside" not in write(root)[1]
+    edit(root, '"agent": "mine"', '"agent": "my_pkg.agents:Mine"')
+    for seed, code in enumerate(("0123456789abcdef", "fedcba9876543210")):
+        path = synthetic.run_dir(root, "dmc/cartpole-swingup", "mine", seed) / "provenance.json"
+        sessions = json.loads(path.read_text())["sessions"]
+        synthetic.write_json(path, {"sessions": [session | {"source": code} for session in sessions]})
+    text = write(root)[1].partition("**Algorithms from outside**")[2]
+    assert "my_pkg.agents:Mine" in text
+    assert "lr 0.0003, batch_size 256, actor_hidden [256, 256]" in text.replace("\\", "")
+    assert "0123456789abcdef, fedcba9876543210" in text
+    assert "It changed between the sessions or seeds of mine." in text
+
+
 def change(root: Path, old: str, new: str, within: str = "config.yaml") -> None:
     for path in root.rglob(within):
         assert old in path.read_text()

@@ -158,12 +158,16 @@ def test_the_floor_adds_products_bytes_and_dispatch():
 def test_a_real_run_writes_what_the_report_reads(tmp_path):
     """From the command to a figure of the report; FLOPs are those of the exact counts."""
     small = "qsm(actor_hidden=[16],critic_hidden=[16],batch_size=8)"
-    words = ["--algos", small, "--T", "2,3", "--rounds", "2", "--seconds", "0.001", "--out", "t.json", "--figures", "drawn"]
+    (tmp_path / "mine.py").write_text("from algos.td3 import TD3\n\n\nclass Mine(TD3):\n    pass\n")  # as a plug-in
+    mine = "mine=mine:Mine(actor_hidden=[16],critic_hidden=[16],batch_size=8)"
+    words = ["--algos", f"{small},{mine}", "--T", "2,3", "--rounds", "2", "--seconds", "0.001"]
+    words += ["--out", "t.json", "--figures", "drawn"]
     done = subprocess.run([sys.executable, "-m", "bench", "timing", *words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Actor update against the denoising steps T" in done.stdout
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"floor.png", "steps.png"}
     content = json.loads((tmp_path / "t.json").read_text())
+    assert {r["algo"] for r in content["results"]} == {"qsm", "mine"}
     assert {r["name"] for r in content["results"]} == {"update", "train", "critic", "target", "actor", "act", "sample"}
     assert all(r["median_ms"] > 0 and r["device"] == "cpu" and r["mode"] == "eager" for r in content["results"])
     assert content["machine"]["fp32_gflops"] > 0
@@ -172,6 +176,7 @@ def test_a_real_run_writes_what_the_report_reads(tmp_path):
     counted = count_period(bodies.registry.agent_class("qsm")(bodies.SPEC, config, bodies.torch.Generator()))
     (update,) = (r for r in content["results"] if r["name"] == "update" and r["T"] == 2)
     assert all(update[key] == counted[key] for key in ("flops", "bytes", "operations"))
+    assert update["changed"] == {"actor_hidden": [16], "critic_hidden": [16], "batch_size": 8, "T": 2}
     figure = reports.wall_clock.steps_of_denoising([r | {"machine": "m"} for r in content["results"]], ["qsm"])
     assert figure is not None
     alone = [r | {"machine": "m"} for r in content["results"] if r["T"] == 2]

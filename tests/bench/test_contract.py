@@ -1,0 +1,298 @@
+"""An author's slip is refused in one line before anything is written, and what the line asks for is right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import algos
+from bench import conformance, provenance
+
+SLIPS = """
+import torch
+from dataclasses import dataclass
+from torch import nn
+from algos.agent import Agent, Batch, Phase, Replay, Rollout, polyak
+from algos import sac
+
+
+class NoAct(Agent):
+    Config = sac.Config
+
+    def draws(self, phase, n):
+        return {}
+
+
+class Words(sac.SAC):
+    phases = ("critic", "actor")
+
+
+class OnePhase(sac.SAC):
+    phases = Phase("critic")
+
+
+class NoPhase(sac.SAC):
+    phases = ()
+
+
+class Twice(sac.SAC):
+    phases = (Phase("critic"), Phase("critic", every=2))
+
+
+class Timed(sac.SAC):
+    phases = (Phase("critic"), Phase("eval"))
+
+
+class Mode(sac.SAC):
+    phases = (Phase("critic"), Phase("own"))
+
+
+class Misspelt(sac.SAC):
+    phases = (Phase("critic"), Phase("actr"))
+
+
+class Late(sac.SAC):
+    phases = (Phase("critic"), Phase("actor", start=90))
+
+
+class NoOwn(sac.SAC):
+    def draws(self, phase, n):
+        if phase == "own":
+            raise KeyError(phase)
+        return super().draws(phase, n)
+
+
+class Tensors(sac.SAC):
+    def draws(self, phase, n):
+        return {name: torch.zeros(draw.shape) for name, draw in super().draws(phase, n).items()}
+
+
+class Pair(sac.SAC):
+    def act(self, obs, noise, mode):
+        return super().act(obs, noise, mode), {}
+
+
+class Wide(sac.SAC):
+    def act(self, obs, noise, mode):
+        return super().act(obs, noise, mode).repeat(1, 2)
+
+
+class Graph(sac.SAC):
+    def act(self, obs, noise, mode):
+        return super().act(obs, noise, mode) * nn.Parameter(torch.ones(()))
+
+
+class Beyond(sac.SAC):
+    def act(self, obs, noise, mode):
+        return torch.full_like(super().act(obs, noise, mode), 1.5)
+
+
+class Alone(sac.SAC):
+    def explore(self, obs, noise):
+        return self.act(obs, noise, "explore")
+
+
+class Scalar(sac.SAC):
+    def explore(self, obs, noise):
+        return self.act(obs, noise, "explore"), {"log_prob": torch.zeros(())}
+
+
+class Dictionary(sac.SAC):
+    def replay_need(self):
+        return {"batch_size": 8}
+
+
+class Copies(sac.SAC):
+    def replay_need(self):
+        return Rollout(length=4, envs=2, epochs=1, gamma=0.99)
+
+
+class NoLength(sac.SAC):
+    def replay_need(self):
+        return Rollout(length=0, envs=2, epochs=1, gamma=0.99)
+
+
+class Listed(sac.SAC):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.more = [nn.Linear(2, 2)]
+
+
+class Bare(sac.SAC):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.log_alpha = nn.Parameter(torch.zeros(()))
+
+
+class Torch(sac.SAC):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.optimizer = torch.optim.AdamW(self.policy.parameters())
+
+
+class Raises(sac.SAC):
+    def __init__(self, spec, *given, **named):
+        raise ValueError("needs 10 or more observations")
+
+
+class Breaks(sac.SAC):
+    def __init__(self, spec, *given, **named):
+        raise RuntimeError("no such weights")
+
+
+@dataclass(frozen=True)
+class AssertConfig(sac.Config):
+    beta: float = 0.5
+
+    def __post_init__(self):
+        assert self.beta <= 1, "beta is at most 1"
+
+
+class Asserts(sac.SAC):
+    Config = AssertConfig
+
+
+@dataclass(frozen=True)
+class TextConfig(sac.Config):
+    actor_lr: float = "3e-4"
+
+
+class Text(sac.SAC):
+    Config = TextConfig
+
+
+@dataclass(frozen=True)
+class NameConfig(sac.Config):
+    name: str = "mine"
+
+
+class Named(sac.SAC):
+    Config = NameConfig
+
+
+class Shifted(sac.SAC):
+    '''Acts by a statistic that its state_dict has.'''
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.shift = torch.zeros(())
+
+    def critic(self, batch, noise):
+        self.shift += 0.01 * batch.reward.mean()
+        return super().critic(batch, noise)
+
+    def act(self, obs, noise, mode):
+        return (super().act(obs, noise, mode) + self.shift).clamp(-1, 1)
+
+    def state_dict(self):
+        return super().state_dict() | {"shift": self.shift}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.shift.copy_(state["shift"])
+
+
+class Decays(sac.SAC):
+    def schedule(self):
+        self.actor_optimizer.lr *= 0.9
+
+
+class Steps(sac.SAC):
+    '''Four steps of the critics and of their targets in each update.'''
+    phases = (Phase("critic"), Phase("actor"))
+
+    def replay_need(self):
+        return Replay(4 * self.config.batch_size, self.config.capacity, 1, self.gamma)
+
+    def critic(self, batch, noise):
+        for part in range(4):
+            own = slice(part, None, 4)
+            info = super().critic(Batch(*(field[own] for field in batch)), {name: draw[own] for name, draw in noise.items()})
+            polyak(self.target_critics, self.critics, self.config.tau)
+        return info
+
+
+class Discounts(sac.SAC):
+    def replay_need(self):
+        return Replay(self.config.batch_size, self.config.capacity, 1, 0.97)
+"""
+TOLD = {
+    "NoAct": "has no act(obs, noise, mode)",
+    "Words": "it is one or more algos.agent.Phase",
+    "OnePhase": "it is one or more algos.agent.Phase",
+    "NoPhase": "it is one or more algos.agent.Phase",
+    "Twice": "has two phases 'critic'",
+    "Timed": "has a phase 'eval': act, ",
+    "Mode": "has a phase 'own': act, ",
+    "Misspelt": "has a phase 'actr' and no method of that name",
+    "Late": "would never come to actor: steps=100 frames give 84 updates, and 90 come before; set steps=107 or more",
+    "NoOwn": "says nothing of the random numbers of 'own' (draws('own', 2) raises KeyError",
+    "Tensors": "has a Tensor in draws('critic', 2): it is {name: algos.agent.normal(n, ...), uniform or integers}",
+    "Pair": "gives tuple as actions of mode",
+    "Wide": "of shape (2, 4) as actions of mode 'explore': they are a float32 tensor [2, 2]",
+    "Graph": "decorate act with @torch.no_grad()",
+    "Beyond": "gives actions beyond [-1, 1] in mode 'explore'",
+    "Alone": "has an explore that returns Tensor",
+    "Scalar": "keeps 'log_prob' without a row for each observation",
+    "Dictionary": "it is an algos.agent.Replay or Rollout",
+    "Copies": "has rollouts of 2 copies and Config.envs = None",
+    "NoLength": "Rollout.length=0 is out of range: it takes 1 or more",
+    "Listed": "in the list more, which no checkpoint keeps",
+    "Bare": "has a bare parameter in log_alpha",
+    "Torch": "has a torch optimizer in optimizer",
+    "Raises": "a cannot be made for toy/multigoal: needs 10 or more observations",
+    "Breaks": "a cannot be made for toy/multigoal: RuntimeError: no such weights (slips.py, line ",
+    "Asserts(beta=2)": "algo.AssertionError: beta is at most 1 (slips.py, line ",
+    "Text": "plug-in 'slips:Text': TypeError: ",
+    "Named": "no setting can be called 'name' (name, agent, tuned are taken)",
+}  # fmt: skip
+
+
+@pytest.fixture
+def slips(tmp_path, monkeypatch):
+    (tmp_path / "slips.py").write_text(SLIPS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "slips", raising=False)
+
+
+SMALL = (
+    "--envs", "toy/multigoal", "steps=100", "warmup=16", "algo.batch_size=8", "algo.actor_hidden=[8]", "algo.critic_hidden=[8]"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_slip_is_one_line(command, slips, name):
+    done = command("run", "--algos", f"a=slips:{name}", *SMALL)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert TOLD[name] in done.err
+    assert not Path("runs").exists()
+
+
+def test_the_discount_is_the_one_that_the_task_states(command, slips):
+    words = ("--envs", "generation/gmm1d", *SMALL[2:])
+    done = command("run", "--algos", "a=slips:Discounts", *words)
+    assert done.code == 2
+    assert "discounts by 0.97, and generation/gmm1d states 1: give its data self.gamma" in done.err
+
+
+@pytest.mark.parametrize("name", ["Shifted", "Decays", "Steps"])
+def test_what_the_guide_allows_conforms(slips, tmp_path, name):
+    for test in (
+        conformance.test_declarations_are_complete,
+        conformance.test_every_trained_parameter_moves_and_targets_follow,
+        conformance.test_state_dict_continues_bit_for_bit,
+    ):
+        test(f"slips:{name}")
+    conformance.test_a_run_ends_and_its_policy_loads(f"slips:{name}", tmp_path / "run")
+
+
+def test_the_code_of_an_algorithm_from_outside_is_known_by_a_hash(slips, tmp_path):
+    algos.agent_class("slips:Decays")
+    first = provenance.source_hash("slips:Decays")
+    assert len(first) == 16
+    assert provenance.source_hash("sac") is None
+    (tmp_path / "slips.py").write_text(SLIPS + "\n")
+    assert provenance.source_hash("slips:Decays") != first
