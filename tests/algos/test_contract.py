@@ -78,9 +78,10 @@ def test_the_actor_follows_the_smaller_critic_or_the_mean(make_agent, make_batch
 @pytest.mark.parametrize("name", AGENTS)
 def test_an_environment_states_its_own_discount(make_agent, name):
     agent = make_agent(name, gamma=0.9)
-    assert agent.replay_need().gamma == 0.9
+    assert agent.gamma == agent.data.gamma == 0.9
     agent.spec.discount = 1.0
-    assert agent.replay_need().gamma == 1.0
+    again = type(agent)(agent.spec, agent.config, torch.Generator())
+    assert again.gamma == again.data.gamma == 1.0
 
 
 @pytest.mark.parametrize("name", AGENTS)
