@@ -318,22 +318,8 @@ def test_same_seed_same_parameters_other_seed_others(algo):
 def test_every_trained_parameter_moves_and_targets_follow(algo):
     agent = build(algo)
     trained = {id(parameter) for parameters in agent.trained().values() for parameter in parameters}
-    followed: dict[str, str] = {}
-
-    def watched(agent, phase, batch, noise):
-        before, steps = state(agent), {name: int(own.step) for name, own in agent.optimizers().items()}
-        info = agent.run_phase(phase, batch, noise)
-        after, once = state(agent), all(own.step <= steps[name] + 1 for name, own in agent.optimizers().items())
-        for name, network in agent.networks().items():
-            own = {key: p for key, p in network.named_parameters() if id(p) not in trained}
-            if any(not torch.equal(before[f"{name}.{key}"], after[f"{name}.{key}"]) for key in own):
-                followed[name] = leader(agent, name, list(own), before, after, once)
-        return info
-
     start = {id(p): p.detach().clone() for net in agent.networks().values() for p in net.parameters()}
-    for first in sorted({phase.start for phase in agent.phases}):  # a phase may stop before another starts
-        agent.updates = first
-        train(agent, period(agent), watch=watched)
+    followed = targets(agent)
     for name, network in agent.networks().items():
         for key, parameter in network.named_parameters():
             moved = not torch.equal(start[id(parameter)], parameter)
@@ -343,6 +329,45 @@ def test_every_trained_parameter_moves_and_targets_follow(algo):
                 assert moved or name in followed, (
                     f"{name}.{key} never moves: put it into an optimizer, let it follow another network, or make it a buffer"
                 )
+
+
+def test_targets_begin_where_their_networks_do(algo):
+    """Or are copies of them after the first update, as a snapshot of the policy is."""
+    agent = build(algo)
+    agent.updates, first = 0, state(agent)
+    train(agent, 1)
+    then = state(agent)
+    for name, (other, keys) in targets(build(algo)).items():
+        copies = [
+            all(torch.equal(own[f"{name}.{key}"], its[f"{other}.{key}"]) for key in keys)
+            for own, its in ((first, first), (then, first), (then, then))
+        ]
+        assert any(copies), (
+            f"{name} follows {other} and begins elsewhere, as another random network: "
+            f"self.{name}.load_state_dict(self.{other}.state_dict()) in __init__"
+        )
+
+
+def targets(agent: Agent) -> dict[str, tuple[str, list[str]]]:
+    """The networks that move without an optimizer while the agent trains through all of its phases: the one that each
+    follows, and the names of the parameters in question."""
+    trained = {id(parameter) for parameters in agent.trained().values() for parameter in parameters}
+    followed: dict[str, tuple[str, list[str]]] = {}
+
+    def watched(agent, phase, batch, noise):
+        before, steps = state(agent), {name: int(own.step) for name, own in agent.optimizers().items()}
+        info = agent.run_phase(phase, batch, noise)
+        after, once = state(agent), all(own.step <= steps[name] + 1 for name, own in agent.optimizers().items())
+        for name, network in agent.networks().items():
+            own = {key: p for key, p in network.named_parameters() if id(p) not in trained}
+            if any(not torch.equal(before[f"{name}.{key}"], after[f"{name}.{key}"]) for key in own):
+                followed[name] = leader(agent, name, list(own), before, after, once), list(own)
+        return info
+
+    for first in sorted({phase.start for phase in agent.phases}):  # a phase may stop before another starts
+        agent.updates = first
+        train(agent, period(agent), watch=watched)
+    return followed
 
 
 def leader(agent: Agent, name: str, keys: list[str], before: dict, after: dict, once: bool) -> str:
@@ -425,6 +450,18 @@ def test_act_is_a_pure_function_of_obs_and_noise(algo, mode):
     assert_same(before, state(agent), f"parameters after act({mode!r})")
     assert agent.updates == counted, "act counts no update"
     assert_same(list(kept), [obs, dict(noise)], f"obs and noise after act({mode!r})")
+
+
+def test_exploring_takes_the_action_of_the_mode_explore(algo):
+    agent, generator = build(algo), torch.Generator().manual_seed(6)
+    train(agent, period(agent))
+    obs = torch.randn(5, agent.spec.obs_dim, generator=generator)
+    noise = noise_of(agent, "explore", 5, generator)
+    action, wanted = agent.explore(obs, noise)[0], agent.act(obs, noise, "explore")
+    assert torch.allclose(action, wanted, atol=1e-5, rtol=1e-4), (
+        "explore plays another action than act('explore') of the same obs and noise, by up to "
+        f"{float((action - wanted).abs().max()):.3g}; in addition it only says what a rollout keeps"
+    )
 
 
 def test_value_has_one_number_per_row(algo):

@@ -1,13 +1,18 @@
-"""What holds for the five agents: how targets move, what is bootstrapped, what is logged, which settings are refused."""
+"""What holds for the five agents: how targets move, what is bootstrapped, what is logged, which settings are refused; and for
+all of the registry, that each setting reaches its own part."""
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import algos
+from algos.agent import Replay
+from algos.networks import MLP
+from bench.bodies import spec_of
 
 AGENTS = ["qsm", "dql", "pg", "sac", "td3"]  # a new algorithm is covered by bench.conformance, with nothing to add here
 FOLLOWS = {"target_critics": ("critics", 0.3), "target_policy": ("policy", 0.3), "averaged": ("predictor", 0.2)}
@@ -23,6 +28,33 @@ LOGGED_BY = {
     "sac": {"actions_std", "actions_on_bound", "entropy_mean", "temperature", "temperature_loss"},
     "td3": {"actions_std", "actions_on_bound"},
 }
+
+
+SHARED = {
+    "batch_size": 8, "capacity": 64, "n_step": 3, "actor_hidden": (12, 10), "critic_hidden": (9,), "init": "torch",
+    "actor_lr": 1e-3, "critic_lr": 2e-3, "grad_clip": 0.7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", algos.AGENTS)
+def test_a_setting_that_several_agents_have_reaches_its_own_part(name):
+    """Fails on the actor's learning rate or widths for the critics, and where a clip, an initialisation or n is left out."""
+    cls = algos.agent_class(name)
+    settings = {field.name: SHARED[field.name] for field in dataclasses.fields(cls.Config) if field.name in SHARED}
+    agent = cls(spec_of(cls), cls.Config(**settings), torch.Generator().manual_seed(0))
+    if isinstance(agent.data, Replay):
+        assert agent.data == Replay(8, 64, 3, 0.99)
+    for part in [part for part in ("actor", "critic") if f"{part}_lr" in settings]:
+        optimizer = agent.optimizers()[f"{part}_optimizer"]
+        assert (optimizer.lr, optimizer.clip) == (settings[f"{part}_lr"], settings.get("grad_clip", 0.0))
+        own = set(map(id, optimizer.own))
+        bodies = [getattr(net, "body", net) for net in agent.networks().values() if own & set(map(id, net.parameters()))]
+        widths = {tuple(bias.shape[-1] for bias in body.biases)[:-1] for body in bodies}
+        assert widths == {settings[f"{part}_hidden"]}
+    for network in agent.networks().values():
+        for layers in network.modules():
+            if isinstance(layers, MLP):
+                assert all(bias.any() for bias in layers.biases)  # which xavier leaves at 0
 
 
 @pytest.mark.parametrize("name", AGENTS)

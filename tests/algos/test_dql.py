@@ -87,6 +87,18 @@ def test_the_target_acts_with_the_averaged_actor_and_backs_up_the_largest_value(
     torch.testing.assert_close(agent.target_q(batch, noise)[0], wanted)
 
 
+def test_the_actor_s_rate_decays_and_its_average_begins_late_and_moves_seldom(make_agent, make_batch, update):
+    agent = make_agent("dql", actor_decay_updates=4, actor_lr=1.0, ema_start=1, ema_every=3)
+    rates, averaged = [], []
+    for seed in range(5):
+        before = [p.clone() for p in agent.averaged.parameters()]
+        update(agent, make_batch(4), seed)
+        rates.append(agent.actor_optimizer.lr)
+        averaged.append(not all(map(torch.equal, before, agent.averaged.parameters())))
+    assert rates == pytest.approx([1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5, 0.0])
+    assert averaged == [False, True, False, False, True]
+
+
 def test_candidates_are_picked_by_softmax_of_q(make_agent, draw):
     """Frequencies against exp(Q)/sum exp(Q) of each state. Fails on an argmax, a temperature, or candidates of other states."""
     n, k = 30_000, 3

@@ -99,6 +99,15 @@ def test_the_target_of_the_regression(make_agent, make_batch, draw):
                 torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_the_target_s_action_has_noise_of_its_own(make_agent, make_batch, draw):
+    """Fails on the behaviour's noise in its place."""
+    agent, batch = make_agent("qsm", target_noise=0.3, explore_noise=0.0), make_batch(16)
+    noise = draw(agent, "critic", 16)
+    _, action = agent.target_q(batch, noise)
+    plain = agent.chain.sample(agent.predictor, batch.next_obs, noise).detach()
+    torch.testing.assert_close(action, (plain + 0.3 * noise["action"]).clamp(-1, 1))
+
+
 def test_behaviour_stops_early_and_evaluation_does_not(make_agent, make_batch, draw):
     """explore_stop ends the behaviour's chain two steps early. Fails if it changes evaluation, or stops at another step."""
     agent, obs = make_agent("qsm", explore_stop=2, explore_noise=0.2), make_batch(64).obs

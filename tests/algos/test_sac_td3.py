@@ -34,6 +34,14 @@ def test_the_density_is_exact_far_from_the_origin():
         assert found.item() == pytest.approx(wanted, rel=1e-6)
 
 
+def test_sac_evaluates_by_the_tanh_of_its_mean(make_agent):
+    """Fails on the mean clipped to the bounds, and on the mean of the squashed actions."""
+    agent, obs = make_agent("sac"), torch.randn(8, 3, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        agent.policy.body.biases[-1][:, :2] = torch.tensor([0.7, -1.5])
+        torch.testing.assert_close(agent.act(obs, {}, "own"), torch.tanh(agent.policy(obs)[0]))
+
+
 @pytest.mark.parametrize(("scale", "direction"), [(0.0, 1), (20.0, -1)])
 def test_the_temperature_follows_the_entropy(make_agent, make_batch, update, scale, direction):
     """It falls where the entropy is above its target and rises where it is below. Fails on the target's or the loss's sign."""

@@ -148,6 +148,19 @@ class DeadTarget(sac.SAC):
         return {}
 
 
+class BeginsElsewhere(sac.SAC):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        with torch.no_grad():
+            self.target_critics.weights[0].add_(0.01)
+
+
+class Copies(BeginsElsewhere):
+    def target(self, batch, noise):
+        self.target_critics.load_state_dict(self.critics.state_dict())
+        return {}
+
+
 class LeakyGradient(sac.SAC):
     def actor(self, batch, noise):
         self.target_critics.requires_grad_(True)
@@ -199,6 +212,11 @@ class ActLearns(sac.SAC):
         return super().act(obs, noise, mode)
 
 
+class ExploresByItself(sac.SAC):
+    def explore(self, obs, noise):
+        return self.act(obs, noise, "own"), {}
+
+
 class TwoValues(sac.SAC):
     def value(self, obs, action):
         return self.target_critics(obs, action)
@@ -241,10 +259,12 @@ CAUGHT = [
     ("Frozen", "test_every_trained_parameter_moves_and_targets_follow", "critics.weights.0 is in an optimizer and did not"),
     ("Drifts", "test_every_trained_parameter_moves_and_targets_follow", "target_critics is in no optimizer and moved"),
     ("DeadTarget", "test_every_trained_parameter_moves_and_targets_follow", "target_critics.weights.0 never moves"),
+    ("BeginsElsewhere", "test_targets_begin_where_their_networks_do", "target_critics follows critics and begins elsewhere"),
     ("LeakyGradient", "test_optimizers_hold_no_gradient_of_others", "target_critics.weights.0 is not trained and has"),
     ("SameWeights", "test_same_seed_same_parameters_other_seed_others", "two seeds start from the same weights"),
     ("Forgets", "test_state_dict_continues_bit_for_bit", "what update returned after loading|after training on"),
     ("Momentum", "test_state_dict_continues_bit_for_bit", "what update returned after loading"),
+    ("ExploresByItself", "test_exploring_takes_the_action_of_the_mode_explore", "explore plays another action"),
     ("TwoValues", "test_value_has_one_number_per_row", r"\(2, 5\) for 5 rows"),
     ("VectorMetric", "test_diagnose_gives_finite_scalars", "all_q.* is no scalar"),
 ]
@@ -266,6 +286,10 @@ def test_caught(broken, request, name, test, says):
     arguments = {key: given[key] if key in given else request.getfixturevalue(key) for key in names}
     with pytest.raises((AssertionError, pytest.fail.Exception, UsageError), match=says):
         getattr(conformance, test)(f"{broken}:{name}", **arguments)
+
+
+def test_a_target_that_is_copied_at_once_may_begin_elsewhere(broken):
+    conformance.test_targets_begin_where_their_networks_do(f"{broken}:Copies")
 
 
 def test_each_conformance_test_catches_something():
