@@ -1,4 +1,5 @@
-"""An agent whose score is known in closed form, for sweeps: it plays the point (x, y) of toy/interior and learns nothing."""
+"""An agent whose score is known in closed form, for sweeps: it plays the point (x, y) of toy/interior and learns nothing,
+though its x may drift."""
 
 import time
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Config:
     x: float = 0.0
     y: float = 0.0
     spread: float = 0.0  # std of what a run adds to its x, drawn from its own generator
+    drift: float = 0.0  # added to its x at each update
     shift: int = 0  # does nothing
     kind: str = "plain"  # broken: raises; sick: plays a NaN
     hidden: tuple[int, ...] = (8,)  # does nothing
@@ -50,7 +52,7 @@ class Aim(Agent):
             time.sleep(self.config.wait)
             if self.config.kind == "broken":
                 raise RuntimeError("broken on purpose")
-        x = float("nan") if self.config.kind == "sick" and mode == "explore" else self.x
+        x = float("nan") if self.config.kind == "sick" and mode == "explore" else self.x + self.config.drift * self.updates
         return torch.tensor([[x, self.config.y]]).clamp(-1, 1).repeat(len(obs), 1)
 
     def idle(self, batch, noise):

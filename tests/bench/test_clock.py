@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import subprocess
 import sys
 import time
@@ -59,6 +61,14 @@ def test_a_phase_is_charged_once_and_overhead_is_no_training(monkeypatch):
     record = measured.record()
     assert record["wall"] == {"env": 2.5, "act": 1.0, "eval": 4.0, "setup": 8.0, "log": 16.0, "checkpoint": 32.0}
     assert (record["active"], record["total"]) == (3.5, 63.5)
+
+
+def test_the_clock_of_a_killed_run_goes_on_where_its_checkpoint_stood(small, train, tmp_path):
+    train(small("sac"), tmp_path, kill_at=[130])
+    rows = [json.loads(line) for line in (tmp_path / "clock.jsonl").read_text().splitlines()]
+    assert [row["updates_timed"] for row in rows] == [row["update"] for row in rows]
+    for name in ("active", "total", "process"):
+        assert all(before[name] <= after[name] for before, after in itertools.pairwise(rows)), name
 
 
 @pytest.mark.parametrize("unread", [4096, 4])

@@ -8,7 +8,7 @@ import torch
 
 import envs
 from algos.agent import normal
-from bench.evaluate import Evaluator, stream_seed
+from bench.evaluate import Evaluator, Probes, stream_seed
 
 
 class Stub:
@@ -97,3 +97,18 @@ def test_an_evaluation_depends_on_its_number_alone(small):
     played = [first.play(Stub(), index) for index in (0, 1, 2)]
     assert second.play(Stub(), 2) == played[2]
     assert played[0] != played[1]
+
+
+def test_the_noise_of_an_evaluation_follows_the_seed(small):
+    """On a bandit, whose episodes differ by nothing else."""
+    evaluators = [Evaluator(small("sac", env="toy/interior", seed=seed), torch.device("cpu")) for seed in (0, 1)]
+    played = [tuple(evaluator.play(Stub(), index)["returns"]) for evaluator in evaluators for index in (0, 1)]
+    assert len(set(played)) == 4
+
+
+def test_the_noise_of_the_probes_follows_the_seed_and_the_evaluation(small):
+    all_probes = [Probes(small("sac", env="toy/interior", seed=seed), torch.device("cpu")) for seed in (0, 1)]
+    for probes in all_probes:
+        for index in (0, 1):
+            probes.draw(Stub(), index, 80 * index)
+    assert len({actions.tobytes() for probes in all_probes for actions in probes.actions}) == 4

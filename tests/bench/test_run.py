@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.stats import kstest
 
 import algos
 import bench
 import envs
 from algos.agent import sample
 from bench import run
-from bench.config import UsageError
+from bench.config import EvalConfig, RunConfig, UsageError
 from bench.evaluate import Probes
 from bench.rundir import RunDir, load_tensors, read_lines
 from reports.records import read_config
@@ -141,6 +142,30 @@ def test_a_transition_is_stored_as_its_environment_made_it(small, train, tmp_pat
     assert (rows["ended"] & ~rows["terminated"]).any()
 
 
+def test_every_random_stream_of_a_run_follows_its_seed_and_none_is_another(small, tmp_path, monkeypatch):
+    """Its environments' too: of training, of evaluation and of the probes."""
+    make, made, streams = envs.make, [], []
+    monkeypatch.setattr(envs, "make", lambda id, seed, *more, **how: made.append(seed) or make(id, seed, *more, **how))
+    for seed in (0, 5):
+        config = small("sac", seed=seed)
+        made.clear()
+        generators = run.Run(config, RunDir(tmp_path / str(seed))).generators
+        assert made == [seed, (seed, 1), (seed, 2)]
+        streams += [generator.initial_seed() for generator in generators.values()]
+    assert len(set(streams)) == len(streams) == 2 * len(run.STREAMS)
+
+
+def test_a_warm_up_is_uniform_and_the_return_that_is_logged_is_of_whole_episodes(small, train, tmp_path):
+    """On a bandit, where every decision is an episode."""
+    config = small("sac", "steps=300", "warmup=280", "log_every=50", "eval_every=300", "keep_replay=true", env="toy/interior")
+    train(config, tmp_path)
+    pieces = [load_tensors(path) for path in sorted((tmp_path / "replay").glob("*.pt"))]
+    action, reward = (torch.cat([piece[name] for piece in pieces]).numpy() for name in ("action", "reward"))
+    assert kstest(action[:280].ravel(), "uniform", (-1, 2)).pvalue > 0.01
+    logged = [record["episode_return"] for record in lines(tmp_path / "metrics.jsonl")[1:]]
+    assert logged == pytest.approx(reward.reshape(-1, 50).mean(axis=1).tolist(), abs=1e-5)
+
+
 @pytest.mark.parametrize("algo", ["qsm", "td3"])
 def test_how_often_one_evaluates_never_changes_training(small, train, results, tmp_path, algo):
     train(small(algo, "eval_every=160"), tmp_path / "seldom")
@@ -247,6 +272,28 @@ def test_a_run_that_was_raised_meets_the_evaluations_of_a_direct_one(small, trai
     assert [line for line in raised if line["env_step"] != 130] == direct
     assert len(raised) == 5
     assert numbers == [0, 1, 2, 3, 3, 0, 1, 2, 3]  # short, on to the long end, direct
+
+
+CHANGED = {
+    "label": "other", "seed": 1, "algo": {"tau": 0.5}, "env": {"num_envs": 2}, "eval": EvalConfig(episodes=3), "warmup": 40,
+    "eval_every": 90, "log_every": 30, "device": "cuda", "threads": 2, "matmul": "highest", "speed": "compile",
+    "steps": 200, "checkpoint_every": 40, "keep_replay": True, "logger": "tensorboard",
+}  # fmt: skip
+ALLOWED = {"steps", "checkpoint_every", "keep_replay", "logger"}
+
+
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(RunConfig)])
+def test_a_run_goes_on_under_other_steps_and_operation_and_under_no_other_setting(small, tmp_path, key):
+    config, directory = small("sac"), RunDir(tmp_path)
+    directory.write_config(config, [], {}, {})
+    value = getattr(config, key) | CHANGED[key] if isinstance(CHANGED[key], dict) else CHANGED[key]
+    other = dataclasses.replace(config, **{key: value})
+    assert other != config
+    if key in ALLOWED:
+        assert directory.prepare(other)[0] == other
+    else:
+        with pytest.raises(UsageError, match=rf"holds a run with other settings \({key}\b"):
+            directory.prepare(other)
 
 
 def test_a_continued_run_keeps_its_automatic_intervals(small, train, tmp_path):

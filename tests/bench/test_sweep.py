@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from optuna.trial import TrialState
 from sweeping import AGENT, LOW, PLANE, score
 
 from bench import run as run_module
@@ -104,9 +105,10 @@ def test_cma_es_searches_too(sweep):
 
 
 def test_a_value_is_the_mean_over_tasks_and_tuning_seeds_and_the_runs_are_ordinary(sweep):
-    words = ("--algos", "aim=sweeping:Aim(spread=0.3)", "--envs", "toy/interior,toy/corner")
+    words = ("--algos", "aim=sweeping:Aim(spread=0.3,drift=-0.05)", "--envs", "toy/interior,toy/corner")
     assert sweep(PLANE, *words, "--trials", "2", "--seeds", "2").code == 0
     for trial in recorded()["trials"]:
+        assert len({value for _, value in trial["curve"]}) == 3  # the value is that of the last evaluation
         assert trial["value"] == pytest.approx(mean_over_runs(trial["number"])[-1][1], abs=1e-5)
         runs = sorted(Path("runs/s/trials/aim", f"{trial['number']:04d}").glob("*/aim/seed_*"))
         assert [r.name for r in runs] == ["seed_10000", "seed_10001"] * 2
@@ -244,6 +246,14 @@ def test_a_sweep_without_a_complete_trial_says_so(sweep):
     content = json.loads(Path("runs/s/sweep.json").read_text())
     Path("runs/s/sweep.json").write_text(json.dumps(content | {"confirm": 0}))
     assert not SweepView(Path("runs/s")).complete()  # not for want of a confirmation
+
+
+def test_the_best_trial_is_the_first_of_the_largest_among_the_complete():
+    ends = [(0.4, TrialState.COMPLETE), (0.5, TrialState.COMPLETE), (0.5, TrialState.COMPLETE), (0.9, TrialState.PRUNED),
+            (None, TrialState.FAIL)]  # fmt: skip
+    trials = [SimpleNamespace(number=number, value=value, state=state) for number, (value, state) in enumerate(ends)]
+    assert finish.best(SimpleNamespace(trials=lambda: trials)).number == 1
+    assert finish.best(SimpleNamespace(trials=lambda: trials[3:])) is None
 
 
 def test_the_grid_runs_every_point_once(sweep):

@@ -1,6 +1,5 @@
-"""Ids, settings, values in conf/, scores, and what is imported when."""
+"""Ids, settings, scores, and what is imported when."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 import envs
 from envs import measure, scores, toy
@@ -73,12 +71,6 @@ def test_what_is_unknown_is_named_in_one_line(id, settings, complaint):
         with pytest.raises(ValueError, match=complaint) as error:
             use()
         assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("family", envs.FAMILIES)
-def test_the_values_in_conf_are_the_defaults(family):
-    values = yaml.safe_load((ROOT / "conf" / "env" / f"{family}.yaml").read_text())
-    assert values == dataclasses.asdict(envs.config_class(family)())
 
 
 @pytest.mark.parametrize("id", ["dmc/cartpole-swingup", "toy/multigoal", "generation/gmm1d"])
