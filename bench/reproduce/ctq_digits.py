@@ -13,7 +13,7 @@ from bench.reproduce.grids import Grid, Results, missing
 from envs.generation import Config, points, reward
 from reports.figures import draw
 from reports.html import Figure, Section, Table, Text
-from reports.reproduction import Claim, Findings, above, larger
+from reports.reproduction import Claim, Findings, Verdict, above, larger
 from reports.words import number
 
 ENV, SHOWN = "generation/digits", 12
@@ -35,12 +35,16 @@ def run(budget: Budget, context: Context) -> Findings:
     found = {beta: trained(budget.grid, context, f"beta{beta:g}", f"env.beta={beta:g}") for beta in (0.0, budget.beta)}
     rewards = {beta: last(results, "reward", "ctq") for beta, results in found.items()}
     near = last(found[budget.beta], "nearest image", "ctq")
-    verdicts = {
-        "small": larger([rewards[budget.beta]], [rewards[0.0]], f"Mean of -bytes / 100, beta {budget.beta:g} minus beta 0"),
-        "close": above(NEAR - near, 0, f"{NEAR} less the distance to the nearest image at beta {budget.beta:g}"),
-    }
     numbers = {f"beta{beta:g}": results.numbers() | {"reward": rewards[beta].tolist()} for beta, results in found.items()}
-    return Findings(verdicts, numbers, [images(found)])
+    return Findings(judge(rewards, near, budget.beta), numbers, [images(found)])
+
+
+def judge(rewards: dict[float, np.ndarray], near: np.ndarray, beta: float) -> dict[str, Verdict]:
+    """rewards: mean ones of the seeds [n] by beta; near: their distances to the nearest image at this beta [n]."""
+    return {
+        "small": larger([rewards[beta]], [rewards[0.0]], f"Mean of -bytes / 100, beta {beta:g} minus beta 0"),
+        "close": above(NEAR - near, 0, f"{NEAR} less the distance to the nearest image at beta {beta:g}"),
+    }
 
 
 def images(found: dict[float, Results]) -> Section:

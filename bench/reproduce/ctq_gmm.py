@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,14 +44,26 @@ def run(budget: Budget, context: Context) -> Findings:
     errors = estimator(budget)
     kls = {beta: results.values("final", "ctq") for beta, results in found.items()}
     rewards = [last(results, "reward", "ctq") for results in found.values()]
+    verdicts = judge(kls, rewards, errors, single.values("final", "ctq"))
+    numbers = {
+        "runs": {f"{beta:g}": results.numbers() for beta, results in found.items()},
+        "m1": single.numbers(),
+        "estimator": {str(m): {str(t): value for t, value in row.items()} for m, row in errors.items()},
+    }
+    return Findings(verdicts, numbers, [laws(found, single), errors_section(errors)])
+
+
+def judge(kls: dict[float, np.ndarray], rewards: Sequence[np.ndarray], errors: dict, single: np.ndarray) -> dict[str, Verdict]:
+    """kls: divergences from p* of the seeds [n], by beta from 0 on; rewards: their mean ones, in the same order; errors: of
+    `estimator`; single: the seeds' divergences from the data with m = 1."""
     means = [float(values.mean()) if len(values) else math.nan for values in rewards]
     told = f"Mean rewards {', '.join(map(number, means))}, by beta."
     rising = decided(all(a < b for a, b in itertools.pairwise(means)), told)
     if not np.isfinite(means).all():
         rising = Verdict(OPEN, f"{told} A beta has no finished seed.")
-    close = [above(CLOSE - kls[beta], 0, f"{CLOSE} less the divergence from p* at beta {beta:g}") for beta in budget.betas]
+    close = [above(CLOSE - kl, 0, f"{CLOSE} less the divergence from p* at beta {beta:g}") for beta, kl in kls.items()]
     mse = np.array([[errors[m][t]["mse"] for t in TIMES] for m in POINTS])
-    verdicts = {
+    return {
         "data": close[0],
         "tilt": every([*close, rising]),
         "estimator": decided(
@@ -58,14 +71,8 @@ def run(budget: Budget, context: Context) -> Findings:
             f"Mean square errors from {number(mse.max())} (m = 1, t = {TIMES[0]}) to {number(mse.min())} "
             f"(m = {POINTS[-1]}, t = {TIMES[-1]}).",
         ),
-        "single": above(CLOSE - single.values("final", "ctq"), 0, f"{CLOSE} less the divergence from the data with m = 1"),
+        "single": above(CLOSE - single, 0, f"{CLOSE} less the divergence from the data with m = 1"),
     }
-    numbers = {
-        "runs": {f"{beta:g}": results.numbers() for beta, results in found.items()},
-        "m1": single.numbers(),
-        "estimator": {str(m): {str(t): value for t, value in row.items()} for m, row in errors.items()},
-    }
-    return Findings(verdicts, numbers, [laws(found, single), errors_section(errors)])
 
 
 def estimator(budget: Budget) -> dict[int, dict[float, dict[str, float]]]:

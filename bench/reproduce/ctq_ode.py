@@ -11,7 +11,7 @@ from bench.reproduce.generated import CENTRED, last, play, samples, trained, tru
 from bench.reproduce.grids import Grid, Results, missing
 from reports.figures import Panel, draw, lines, looks, series
 from reports.html import Section, Table, Text
-from reports.reproduction import Claim, Findings, larger
+from reports.reproduction import Claim, Findings, Verdict, larger
 from reports.words import number
 
 ENV = "generation/swissroll2d"
@@ -37,17 +37,21 @@ def run(budget: Budget, context: Context) -> Findings:
     }
     few = {sampler: {steps: divergences(plain, sampler, steps) for steps in STEPS} for sampler in SAMPLERS}
     rewards = {sampler: last(results, "reward", "ctq") for sampler, results in tilted.items()}
-    least = STEPS[0]
-    verdicts = {
-        "few": larger([few["sde"][least]], [few["ode"][least]], f"Divergence from the data at {least} steps, SDE minus Euler"),
-        "many": larger([rewards["sde"]], [rewards["ode"]], "Mean reward at 50 steps, SDE minus Euler"),
-    }
     numbers = {
         "few": {sampler: {str(k): v.tolist() for k, v in row.items()} for sampler, row in few.items()},
         "plain": plain.numbers(),
         "tilted": {sampler: results.numbers() for sampler, results in tilted.items()},
     }
-    return Findings(verdicts, numbers, [steps_section(few, plain), reward_section(tilted, budget)])
+    return Findings(judge(few, rewards), numbers, [steps_section(few, plain), reward_section(tilted, budget)])
+
+
+def judge(few: dict[str, dict[int, np.ndarray]], rewards: dict[str, np.ndarray]) -> dict[str, Verdict]:
+    """few: divergences from the data by sampler and steps; rewards: mean ones by sampler; each of the seeds [n]."""
+    least = STEPS[0]
+    return {
+        "few": larger([few["sde"][least]], [few["ode"][least]], f"Divergence from the data at {least} steps, SDE minus Euler"),
+        "many": larger([rewards["sde"]], [rewards["ode"]], "Mean reward at 50 steps, SDE minus Euler"),
+    }
 
 
 def divergences(results: Results, sampler: str, steps: int) -> np.ndarray:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from bench.reproduce import Context, Study
 from bench.reproduce.generated import CENTRED, coarse, counts, last, samples, truth
 from bench.reproduce.grids import Grid, Results
 from reports.figures import draw
 from reports.html import Section, Table, Text
-from reports.reproduction import Claim, Findings, alike, heatmaps, larger
+from reports.reproduction import Claim, Findings, Verdict, alike, heatmaps, larger
 from reports.words import number
 
 ENV, CELLS = "generation/swissroll2d", 40
@@ -28,13 +30,17 @@ class Budget:
 
 def run(budget: Budget, context: Context) -> Findings:
     results = budget.grid.train(context)
-    kl = {label: [results.values("final", label)] for label in ("ctq", "good", "bad")}
-    what = "Divergence from p*, DPOK from the {} model minus q-learning"
-    verdicts = {
-        "bad": larger(kl["bad"], kl["ctq"], what.format("bad")),
-        "good": alike(kl["good"], kl["ctq"], what.format("good"), within=COMPARABLE),
-    }
+    verdicts = judge({label: results.values("final", label) for label in ("ctq", "good", "bad")})
     return Findings(verdicts, results.numbers(), [laws(results), results.curves("Divergence from the best law")])
+
+
+def judge(kl: dict[str, np.ndarray]) -> dict[str, Verdict]:
+    """kl: the final divergences from p* of each label's seeds [n]."""
+    what = "Divergence from p*, DPOK from the {} model minus q-learning"
+    return {
+        "bad": larger([kl["bad"]], [kl["ctq"]], what.format("bad")),
+        "good": alike([kl["good"]], [kl["ctq"]], what.format("good"), within=COMPARABLE),
+    }
 
 
 def laws(results: Results) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from algos.tabular import (
 from bench.reproduce import Context, Study
 from reports.figures import Panel, draw, lines, looks
 from reports.html import INK, WHITE, Figure, Section, Table, Text
-from reports.reproduction import Claim, Findings, decided, heatmaps, line
+from reports.reproduction import Claim, Findings, Verdict, decided, heatmaps, line
 from reports.words import number
 
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # up, right, down, left, in (row, column)
@@ -87,26 +87,29 @@ def run(budget: Budget, context: Context) -> Findings:
     rows = {name: [measure(mdp, done) for done in group] for name, group in policies.items()}
     ends = [spread_of_ends(mdp, alpha, budget.starts) for alpha in budget.alphas]
     best = float(optimal_value(mdp)[0])
-    qsm = rows["Q-score matching"]
-    entropies = [row["entropy"] for row in qsm]
+    numbers = {"alphas": list(budget.alphas), "optimal_value": best, "iterations": rows, "spread_of_ends": ends}
+    sections = [figures(mdp, budget, policies, rows, best), table(budget, rows, ends)]
+    return Findings(judge(budget.alphas, rows["Q-score matching"], ends, best), numbers, sections)
+
+
+def judge(alphas: Sequence[float], rows: list[dict], ends: list[float], best: float) -> dict[str, Verdict]:
+    """rows: what `measure` found at each alpha, from the smallest on; ends: `spread_of_ends` there; best: optimal V(start)."""
+    entropies = [row["entropy"] for row in rows]
     falls = all(a > b for a, b in itertools.pairwise(entropies))
-    settled = all(row["change"] <= 1e-10 for row in qsm) and max(ends) <= 1e-6
-    verdicts = {
+    settled = all(row["change"] <= 1e-10 for row in rows) and max(ends) <= 1e-6
+    return {
         "entropy": decided(
-            falls and entropies[0] >= 0.99 * LN4 and qsm[-1]["value"] >= best - 1e-3,
-            f"Mean entropy goes from {number(entropies[0], 4)} (ln 4 = {number(LN4, 4)}) at alpha {budget.alphas[0]:g} to "
-            f"{number(entropies[-1], 4)} at {budget.alphas[-1]:g}, {'at each step down' if falls else 'not monotonically'}; "
-            f"V(start) reaches {number(qsm[-1]['value'], 4)} of {number(best, 4)}.",
+            falls and entropies[0] >= 0.99 * LN4 and rows[-1]["value"] >= best - 1e-3,
+            f"Mean entropy goes from {number(entropies[0], 4)} (ln 4 = {number(LN4, 4)}) at alpha {alphas[0]:g} to "
+            f"{number(entropies[-1], 4)} at {alphas[-1]:g}, {'at each step down' if falls else 'not monotonically'}; "
+            f"V(start) reaches {number(rows[-1]['value'], 4)} of {number(best, 4)}.",
         ),
         "converges": decided(
             settled,
-            f"At most {max(row['updates'] for row in qsm)} updates to a change below 1e-10; from random starts Q differs by "
+            f"At most {max(row['updates'] for row in rows)} updates to a change below 1e-10; from random starts Q differs by "
             f"at most {max(ends):.1e}. This is an observation on one grid: no contraction is known for eq. 20.",
         ),
     }
-    numbers = {"alphas": list(budget.alphas), "optimal_value": best, "iterations": rows, "spread_of_ends": ends}
-    sections = [figures(mdp, budget, policies, rows, best), table(budget, rows, ends)]
-    return Findings(verdicts, numbers, sections)
 
 
 def figures(mdp: MDP, budget: Budget, policies: dict, rows: dict, best: float) -> Section:

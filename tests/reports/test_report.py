@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -212,11 +213,14 @@ def test_less_is_better_where_the_score_says_so(tmp_path: Path, undrawn: None) -
             path = synthetic.run(tmp_path / "kl", "generation/gmm1d", label, seed, score=score)
             lines = [json.loads(line) for line in (path / "evals.jsonl").read_text().splitlines()]
             values = np.linspace(2, level + 0.01 * seed, len(lines))
+            values[-2] = level / 2  # the best: neither the last nor the largest
             kept = [{**line, "scores": {"kl": [float(v)] * 3}} for line, v in zip(lines, values, strict=True)]
             synthetic.write_lines(path / "evals.jsonl", kept)
     summary, text = write(tmp_path / "kl")
     rows = rows_of(tmp_path / "kl" / "report")
     assert column(rows, "generation/gmm1d", "good", "final_normalised")[0] == pytest.approx(0.9)
+    assert column(rows, "generation/gmm1d", "good", "best")[0] == pytest.approx(0.1)
+    assert column(rows, "generation/gmm1d", "good", "best_normalised")[0] == pytest.approx(0.95)
     assert summary["pairs"][0]["better"] == "good"
     assert "**good** has the best mean final score" in text
     assert load.Score("kl", False, 0.0, 2.0).normalise(np.array([0.2])) == pytest.approx(0.9)
@@ -894,6 +898,19 @@ def test_different_set_ups_share_no_time_axis(tmp_path: Path, undrawn: None) -> 
     assert (sac["conditions"], sac["reached_50"], sac["seconds_to_50"]) == (["B", "C"], 3, None)
     assert sac["frames_to_50"] > 0
     assert ("ms_per_update" in sac["cost"], sac["ms_per_update_range"], "parameters" in sac["cost"]) == (False, None, True)
+
+
+def test_sessions_that_differ_in_one_condition_leave_a_run_with_none(tmp_path: Path) -> None:
+    """In one that moves wall-clock, that is; fails if one of them is no longer looked at."""
+    run = load.read_run(synthetic.run(tmp_path, "dmc/cartpole-swingup", "sac", 0))
+
+    def conditions(other: dict) -> tuple | None:
+        return dataclasses.replace(run, sessions=[synthetic.SESSION, synthetic.SESSION | other]).conditions
+
+    assert conditions({"host": "other", "started": "2026-01-02T00:00:00", "load": 0.1}) == run.conditions is not None
+    others = dict.fromkeys(("cpu", "cores", "device", "threads", "matmul_precision", "jobs"), "other")
+    others["packages"] = synthetic.PACKAGES | {"torch": "2.14.0"}
+    assert {name: conditions({name: value}) for name, value in others.items()} == dict.fromkeys(others)
 
 
 def test_update_costs_come_from_the_set_up_with_most_tasks(tmp_path: Path, undrawn: None) -> None:

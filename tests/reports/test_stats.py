@@ -142,6 +142,19 @@ def test_bootstrap_against_all_resamples() -> None:
     assert (found["iqm"].low, found["iqm"].high) == pytest.approx((low, high), abs=0.01)
 
 
+@pytest.mark.parametrize("level", [0.78, 0.95])
+def test_the_band_of_a_profile_against_all_resamples(level: float) -> None:
+    """Plain ones. The share above a threshold is a multiple of 1 / 5, so that quantiles of so many draws are exact: the nearest
+    step of a distribution is five standard errors away. At 0.78 one lies between four degrees of freedom and five."""
+    x, thresholds = np.array([0.1, 0.25, 0.3, 0.55, 0.9]), np.array([0.0, 0.2, 0.27, 0.4, 0.7, 1.0])
+    every = np.array(list(itertools.product(x, repeat=5)))
+    shares = (every[:, :, None] > thresholds).mean(axis=1)
+    tail = oracle.norm.cdf(oracle.t.ppf((1 - level) / 2, 4))
+    share, low, high = stats.profile([x], thresholds, resamples=100_000, level=level)
+    np.testing.assert_allclose(share, [1, 0.8, 0.6, 0.4, 0.2, 0])
+    np.testing.assert_allclose([low, high], np.quantile(shares, [tail, 1 - tail], axis=0), atol=1e-12)
+
+
 @pytest.mark.parametrize("n", [3, 4])
 def test_of_one_task_means_have_students_interval(n: int) -> None:
     x = RNG.normal(size=n)

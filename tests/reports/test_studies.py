@@ -14,7 +14,21 @@ import pytest
 import synthetic
 from PIL import Image
 
-from bench.reproduce import Context, alignment, boltzmann, fig3, fig4, fig5, fig8, fig9
+from bench.reproduce import (
+    Context,
+    alignment,
+    boltzmann,
+    ctq_digits,
+    ctq_gmm,
+    ctq_ode,
+    ctq_swissroll,
+    fig3,
+    fig4,
+    fig5,
+    fig8,
+    fig9,
+    gridworld,
+)
 from bench.reproduce.grids import Grid, Results
 from bench.rundir import Experiment
 from reports import html, plots
@@ -88,6 +102,45 @@ def test_a_claim_on_returns_holds_fails_or_is_open_as_the_returns_are(module, ke
     for high, low, outcome in ((HIGH, LOW, HOLDS), (LOW, HIGH, FAILS), (NOTHING, NOTHING, OPEN)):
         grid(**dict.fromkeys(better, high), **dict.fromkeys(worse, low), **others)
         assert verdicts(module, tmp_path)[key] == outcome
+
+
+@pytest.mark.parametrize(("module", "other"), [(fig3, "sac"), (fig8, "dql")])
+def test_a_little_less_is_as_good_and_more_than_the_margin_is_not(module, other, grid, tmp_path, unpainted):
+    for gap, outcome in ((0.02, HOLDS), (0.10, FAILS)):  # of the range, on both sides of 0.05
+        results = grid(**dict.fromkeys(("sac", "td3", "dql", "pg"), HIGH), qsm=HIGH - gap * 975)
+        if module is fig3:
+            found = verdicts(fig3, tmp_path)["return"]
+        else:
+            found = fig8.judge(results, {5: np.ones((4, 3))}, {}, (5, 20))["return"].outcome
+        assert found == outcome, gap
+
+
+def put_actions(tmp_path: Path, env: str, label: str, first: np.ndarray, last: np.ndarray) -> None:
+    """The three seeds of a label draw these actions [P, M, A] at their first and at their last evaluation."""
+    for seed in range(3):
+        path = synthetic.run_dir(tmp_path / "grid", env, label, seed) / "probes.npz"
+        np.savez(path, obs=np.zeros((3, 5)), env_step=[0, 64000], actions=np.stack([first, last]).astype(np.float32))
+
+
+def test_fig4_judges_the_actions_at_the_end_and_none_before(grid, tmp_path, unpainted, monkeypatch):
+    monkeypatch.setattr(fig4, "draw", plots.draw)
+    both, one = np.repeat([-0.95, 0.95], 32).reshape(1, 64, 1).repeat(3, axis=0), np.zeros((3, 64, 1))
+    for first, last, outcome in ((one, both, HOLDS), (both, one, FAILS)):
+        grid(qsm=HIGH, dql=HIGH, sac=HIGH, td3=HIGH)
+        put_actions(tmp_path, ENV, "qsm", first, last)
+        assert verdicts(fig4, tmp_path) == {"modes": outcome, "extremes": outcome}
+
+
+def test_fig5_judges_who_is_more_diverse_once_both_have_learned(grid, tmp_path, unpainted, monkeypatch):
+    monkeypatch.setattr(fig5, "draw", plots.draw)
+    monkeypatch.setitem(sys.modules, "umap", None)
+    env, rng = "dmc/reacher-easy", np.random.default_rng(0)
+    wide, point = rng.uniform(-1, 1, (3, 64, 2)), 0.01 * rng.normal(size=(3, 64, 2))
+    for qsm, dql, level, outcome in ((wide, point, HIGH, HOLDS), (point, wide, HIGH, FAILS), (wide, point, NOTHING, OPEN)):
+        grid(envs=(env,), qsm=HIGH, dql=level)
+        put_actions(tmp_path, env, "qsm", point, qsm)
+        put_actions(tmp_path, env, "dql", point, dql)
+        assert verdicts(fig5, tmp_path) == {"diversity": outcome}
 
 
 def test_a_closed_gate_names_a_larger_budget_and_no_seeds(grid, tmp_path, unpainted):
@@ -178,3 +231,65 @@ def test_fig8_judges_time_return_and_noise_each_by_its_own(grid):
     assert outcomes(qsm=3.0, dql=1.0, bare=(1e3, 1e2), finals=(LOW, HIGH)) == (FAILS, FAILS, FAILS)
     assert outcomes(own=1e4)[2] == FAILS
     assert outcomes(bare=(1e2, float("nan")))[2] == OPEN  # a mean gradient that was not told from 0 decides nothing
+
+
+def three(mean: float) -> np.ndarray:
+    """Seeds whose interval is 0.025 wide; of the difference of two such means, 0.023."""
+    return mean + np.array([-0.005, 0.0, 0.005])
+
+
+def outcomes_of(found: dict) -> dict[str, str]:
+    return {key: verdict.outcome for key, verdict in found.items()}
+
+
+def test_samplers_are_judged_by_divergence_at_the_fewest_steps_and_by_reward():
+    for sde, ode, few, many in ((0.5, 0.3, HOLDS, FAILS), (0.3, 0.5, FAILS, HOLDS), (0.4, 0.4, OPEN, OPEN)):
+        divergences = {name: {5: three(at), 10: three(1 - at), 50: three(1 - at)} for name, at in (("sde", sde), ("ode", ode))}
+        rewards = {"sde": three(-sde), "ode": three(-ode)}
+        assert outcomes_of(ctq_ode.judge(divergences, rewards)) == {"few": few, "many": many}
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "outcomes"),
+    [(1.08, 1.2, (HOLDS, HOLDS)), (0.92, 0.8, (HOLDS, FAILS)), (1.12, 1.2, (FAILS, HOLDS)), (0.88, 0.8, (FAILS, FAILS)),
+     (1.1, 1.0, (OPEN, OPEN))],
+)  # fmt: skip
+def test_a_good_model_is_to_be_within_a_tenth_of_a_nat_of_q_learning_and_a_bad_one_behind(good, bad, outcomes):
+    found = ctq_swissroll.judge({"ctq": three(1.0), "good": three(good), "bad": three(bad)})
+    assert outcomes_of(found) == {"good": outcomes[0], "bad": outcomes[1]}
+
+
+def test_digits_are_to_have_more_reward_with_beta_and_to_lie_near_the_data():
+    for reward, near, small, close in ((-1.4, 0.33, HOLDS, HOLDS), (-1.6, 0.37, FAILS, FAILS), (-1.5, 0.35, OPEN, OPEN)):
+        found = ctq_digits.judge({0.0: three(-1.5), 100.0: three(reward)}, three(near), 100.0)
+        assert outcomes_of(found) == {"small": small, "close": close}
+
+
+def test_the_mixture_is_judged_at_each_beta_and_its_estimator_along_m_and_t():
+    def outcomes(kls=(0.05, 0.1, 0.13), rewards=(-2.0, -1.5, -1.2), single=0.1, **mse: float) -> dict[str, str]:
+        errors = {m: {t: {"mse": mse.get(f"m{m}_t{t:g}", 1 / m / t)} for t in ctq_gmm.TIMES} for m in ctq_gmm.POINTS}
+        by_beta = dict(zip((0, 1, 2), map(three, kls), strict=True))
+        return outcomes_of(ctq_gmm.judge(by_beta, [three(reward) for reward in rewards], errors, three(single)))
+
+    held = dict.fromkeys(("data", "tilt", "estimator", "single"), HOLDS)
+    assert outcomes() == held
+    assert outcomes(kls=(0.17, 0.1, 0.13)) == held | {"data": FAILS, "tilt": FAILS}
+    assert outcomes(kls=(0.05, 0.1, 0.17)) == held | {"tilt": FAILS}
+    assert outcomes(kls=(0.05, 0.15, 0.13)) == held | {"tilt": OPEN}
+    assert outcomes(rewards=(-2.0, -1.2, -1.5)) == held | {"tilt": FAILS}
+    assert outcomes(single=0.17) == held | {"single": FAILS}
+    assert outcomes(m10_t1=0.3) == held | {"estimator": FAILS}  # t = 0.5: 0.2; m = 1: 1
+    assert outcomes(m300_t1=0.006, m300_t2=0.0055) == held | {"estimator": FAILS}  # m = 100: 0.01, 0.005
+
+
+def test_the_gridworld_is_judged_by_each_part_of_its_rules():
+    def outcomes(entropies=(1.38, 1.0, 0.4), value=0.3339, change=1e-11, ends=5e-7) -> dict[str, str]:
+        rows = [{"entropy": entropy, "value": -1.0, "change": 0.0, "updates": 9} for entropy in entropies]
+        rows[-1]["value"], rows[1]["change"] = value, change
+        return outcomes_of(gridworld.judge((0.1, 10, 1000), rows, [0.0, ends, 0.0], 0.3344))
+
+    assert outcomes() == {"entropy": HOLDS, "converges": HOLDS}
+    for changed in ({"entropies": (1.37, 1.0, 0.4)}, {"entropies": (1.38, 0.4, 0.4)}, {"value": 0.3333}):
+        assert outcomes(**changed) == {"entropy": FAILS, "converges": HOLDS}
+    for changed in ({"change": 2e-10}, {"ends": 2e-6}):
+        assert outcomes(**changed) == {"entropy": HOLDS, "converges": FAILS}
