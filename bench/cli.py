@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from bench.options import parser
@@ -75,107 +74,10 @@ def parser_options(command: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    from bench.config import UsageError
-    from bench.engines import carrier
-    from bench.grid import plan, refuse_incomparable
-    from bench.rundir import Experiment
-    from bench.worker import LOOK, limit_threads, locked
+    from bench.carry import run_grid
 
-    limit_threads(1)
-    cells, default = user_error(plan, args.preset, args.algos, args.envs, args.seeds, args.overrides)
-    engine = carrier(args, [cell.config for cell in cells], args.jobs)
-    experiment = Experiment(args.root, check_name(args.name or default))
-    if any((experiment.path / name).exists() for name in ("sweep.json", "journal.log")):
-        raise UsageError(f"{experiment.path} holds a sweep; choose another --name")
-    entries = [cell.entry() for cell in cells]
-    for entry, cell in zip(entries, cells, strict=True):
-        experiment.run_dir(entry).prepare(cell.config)  # refuses before anything starts
-    refuse_incomparable([c for c in experiment.cells() if experiment.run_dir(c).config_path.exists()], entries)
-    with locked(experiment.path / "lock", str(experiment.path), LOOK):
-        indices = experiment.write(args.preset, ["python", "-m", "bench", *sys.argv[1:]], entries)
-        todo = unfinished(experiment, indices, args.retry_failed)
-        print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended, {engine}", flush=True)
-        outcome = carry(engine, experiment, todo)
-        code = summary(experiment, indices, outcome)
-    if not args.no_report and any(experiment.run_dir(c).config_path.exists() for c in experiment.cells()):
-        import reports
-
-        say_report(lambda: reports.write([experiment.path], experiment.path / "report", allow_partial=True))
-    return code
-
-
-def say_report(write: Callable[[], Path]) -> None:
-    """Write a report and say where it is. The runs are done whether or not it can be written: their exit code stays."""
-    try:
-        print(f"report: {write()}")
-    except (ValueError, OSError) as error:
-        print(f"no report: {error}", file=sys.stderr)
-
-
-def user_error(function, *arguments):
-    """Call it; a ValueError of the packages below (an unknown environment, a bad plug-in) is the user's to mend."""
-    from bench.config import UsageError
-
-    try:
-        return function(*arguments)
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def check_name(name: str) -> str:
-    from bench.config import UsageError
-
-    if not re.fullmatch(r"[\w][\w.+-]*", name):
-        raise UsageError(f"--name {name!r} is no directory name: letters, digits and _ . + - only")
-    return name
-
-
-def unfinished(experiment, indices: list[int], retry_failed: bool) -> list[int]:
-    """Cells that are not done for the steps asked for; failed ones only if they are to be tried again."""
-    cells = experiment.cells()
-    left = ("missing", "stopped", "running", *(["failed"] if retry_failed else []))
-    return [index for index in indices if standing(experiment, cells[index]) in left]
-
-
-def standing(experiment, cell: dict) -> str:
-    """The state of a cell's directory; stopped where it is done for fewer steps than the cell asks for."""
-    directory = experiment.run_dir(cell)
-    state = directory.state()
-    raised = state == "done" and directory.stored()[0].steps < cell["config"]["steps"]
-    return "stopped" if raised else state
-
-
-def carry(engine, experiment, todo: list[int]) -> dict[int, str]:
-    from bench.display import GridView, Watcher
-
-    if not todo:
-        return {}
-    with Watcher(GridView(experiment, todo)) as watch:
-        return engine.submit(experiment, todo, watch)
-
-
-def summary(experiment, indices: list[int], outcome: dict[int, str]) -> int:
-    """Print what did not end well; 0 if every cell is done, 1 if one failed, 3 if some were stopped."""
-    cells, code, failed = experiment.cells(), 0, False
-    for index in indices:
-        directory, state = experiment.run_dir(cells[index]), standing(experiment, cells[index])
-        if state == "done":
-            continue
-        failure = directory.failure() or {}
-        why = failure.get("error") or outcome.get(index, state)
-        print(f"  {cells[index]['dir']}: {state}: {why}")
-        if failure.get("checkpoint"):
-            last = directory.path / failure["checkpoint"]
-            print(f"    last good checkpoint: {last}; traceback in {directory.path / 'FAILED.json'}")
-        failed |= state == "failed"
-        bad = state == "failed" or outcome.get(index, "stopped") != "stopped"
-        code = 1 if bad or code == 1 else 3
-    if code:
-        hint = " (--retry-failed runs failed cells again)" if failed else ""
-        print(f"repeat the command to finish what is missing{hint}")
-    return code
+    asked = (args.preset, args.algos, args.envs, args.seeds, args.overrides)
+    return run_grid(*asked, root=args.root, name=args.name, how=args, report=not args.no_report)
 
 
 def worker(args: argparse.Namespace) -> int:
@@ -210,6 +112,7 @@ def listing(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     import reports
+    from bench.config import user_error
     from reports.sweep import write as sweep_report
 
     if len(args.runs) == 1 and (args.runs[0] / "sweep.json").exists():
@@ -224,6 +127,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def archive(args: argparse.Namespace) -> int:
+    from bench.config import user_error
     from reports import archive, load
 
     runs, size = user_error(lambda: archive.write(load.find(args.runs), args.out))
@@ -268,6 +172,7 @@ def watch(args: argparse.Namespace) -> int:
 
 
 def play(args: argparse.Namespace) -> int:
+    from bench.config import user_error
     from bench.play import play
 
     out, returns = user_error(play, args.run, args.out, args.episodes, args.seed)

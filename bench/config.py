@@ -16,6 +16,7 @@ import re
 import traceback
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,16 @@ AUTO = ("warmup", "eval_every", "log_every")  # derived from `steps` where the u
 
 class UsageError(ValueError):
     """What the user asked for cannot be done; the message is one line that says why and what would be right."""
+
+
+def user_error(function: Callable, *arguments: Any) -> Any:
+    """Call it; a ValueError of the packages below (an unknown environment, a bad plug-in) is the user's to mend."""
+    try:
+        return function(*arguments)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 @dataclass(frozen=True)

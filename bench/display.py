@@ -24,11 +24,8 @@ def rows(experiment: Experiment, indices: list[int] | None = None) -> list[dict[
     for index in range(len(cells)) if indices is None else indices:
         cell, directory = cells[index], experiment.run_dir(cells[index])
         progress = directory.progress() or {}
-        state, steps, rate = directory.state(now), cell["config"]["steps"], progress.get("sps") or 0.0
-        end = directory.completion() if state == "done" else None  # on the disk for sure; a heartbeat is not
-        step = (end or progress).get("env_step", 0)
-        if state == "done" and step < steps:
-            state = "stopped"  # the steps asked for were raised since
+        state, steps, rate = experiment.state(cell, now), cell["config"]["steps"], progress.get("sps") or 0.0
+        step = (directory.completion() or progress).get("env_step", 0)  # an end is on the disk for sure; a heartbeat is not
         out.append(
             {
                 "run": f"{cell['env']} {cell['label']} seed {cell['seed']}",

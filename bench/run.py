@@ -326,7 +326,8 @@ class Run:
         counted = read_json(self.path / "cost.json")
         self.dir.write_json("cost.json", counted | {"peak_memory_mb": round(provenance.peak_memory_mb(), 1)})
         self._progress("done")
-        self.dir.mark_done({"env_step": self.env_step, "update": self.agent.updates, "time": time.time()})
+        done = {"env_step": self.env_step, "update": self.agent.updates, "steps": self.config.steps, "time": time.time()}
+        self.dir.mark_done(done)
         if not self.config.keep_replay:  # after DONE: a run killed before it still needs the replay
             shutil.rmtree(self.path / "replay", ignore_errors=True)
 

@@ -293,6 +293,13 @@ class Experiment:
     def run_dir(self, cell: dict[str, Any]) -> RunDir:
         return RunDir(self.path / cell["dir"])
 
+    def state(self, cell: dict[str, Any], now: float | None = None) -> str:
+        """As `RunDir.state`; stopped where it is done for fewer steps than the cell asks for, which were raised since."""
+        directory = self.run_dir(cell)
+        state = directory.state(now)
+        raised = state == "done" and directory.completion()["steps"] < cell["config"]["steps"]
+        return "stopped" if raised else state
+
 
 def cell_dir(env_id: str, label: str, seed: int) -> str:
     return f"{env_id.replace('/', '_')}/{label}/seed_{seed}"

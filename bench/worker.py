@@ -114,11 +114,9 @@ def work(root: Path, name: str, index: int, jobs: int = 1, retry_failed: bool = 
     stored = experiment.read()
     with locked(directory.path / "lock", str(directory.path), LOCK_WAIT):
         refuse_where_another_host_works(directory)
-        state = directory.state()
-        if state == "failed" and not retry_failed:
-            return "failed"
-        if state == "done" and directory.prepare(config)[0].steps == directory.stored()[0].steps:
-            return "done"
+        state = experiment.state(cell)
+        if state == "done" or (state == "failed" and not retry_failed):
+            return state
         from bench.run import run
 
         session = {"jobs": jobs, "command": stored["command"], "cell_command": cell["command"]}

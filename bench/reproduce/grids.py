@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bench import cli
-from bench.config import UsageError
+from bench import carry
+from bench.config import UsageError, user_error
 from bench.engines.common import stop_requests
 from bench.reproduce import PRESETS, Context, Stopped
 from bench.rundir import Experiment
@@ -46,15 +45,11 @@ class Grid:
     def train(self, context: Context) -> Results:
         """Run what is missing of it as <root>/reproduce-<study>-<preset>. Raises Stopped where it was interrupted."""
         name = f"reproduce-{context.name}-{context.preset}"
-        own = {
-            "command": "run", "root": context.root, "name": name, "preset": self.preset, "algos": self.algos, "envs": self.envs,
-            "seeds": str(self.seeds), "no_report": True,
-        }  # fmt: skip
-        words = argparse.Namespace(**vars(context.how) | own)
-        words.overrides = cli.overrides(words, list(self.settings))
+        device = [f"device={context.how.device}"] if context.how.device else []
+        asked = (self.preset, self.algos, self.envs, str(self.seeds), [*self.settings, *device])
         with stop_requests() as stopping:
             try:
-                code = cli.run(words)
+                code = carry.run_grid(*asked, root=context.root, name=name, how=context.how, report=False)
             except UsageError as error:  # of an experiment that is there: here its name is the study's, and its place one's own
                 raise UsageError(str(error).replace("--name", "--root")) from error
         if stopping or code == 3:  # a signal may come when the runs are over; then no other grid is begun
@@ -67,7 +62,7 @@ class Results:
 
     def __init__(self, experiment: Experiment, preset: str):
         self.name, self.preset = experiment.path.name, preset
-        self.collection: Collection = cli.user_error(lambda: merge(load.read([experiment.path])))
+        self.collection: Collection = user_error(lambda: merge(load.read([experiment.path])))
         clocks.leave_out_other_work(self.collection)
         self.rows = summary.per_seed(self.collection)
         self.summary = summary.summarise(self.collection, self.rows, allow_partial=True)

@@ -9,7 +9,8 @@ import sys
 import time
 from typing import Any
 
-from bench.config import UsageError
+from bench.carry import say_report
+from bench.config import UsageError, user_error
 from bench.engines import Carrier
 from bench.engines.common import Options, stop_requests
 from bench.provenance import usable_cores
@@ -27,8 +28,6 @@ IDLE = 1.0  # seconds between two looks for trials that were lost
 def sweep(args: Any) -> int:
     """Exit code: 0 the sweep is complete, 1 a study has no finished trial or a confirmation failed, 2 a worker could not
     go on, 3 it is not complete."""
-    from bench.cli import user_error
-
     if args.as_worker:
         die_with_parent(args.as_worker)
     limit_threads(1)
@@ -40,8 +39,6 @@ def sweep(args: Any) -> int:
 
 def carry_out(asked: Plan, args: Any) -> int:
     """The sweep, or a worker's part of it; exit codes as of `sweep`."""
-    from bench.cli import say_report
-
     studies = [open_study(asked, study, storage) for storage in [open_storage(asked)] for study in asked.studies]
     if args.as_worker:
         return EXIT[work(studies, asked.engine)]

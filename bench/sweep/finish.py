@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from bench.carry import carry, summary, unfinished
 from bench.config import ALGO_META, UsageError, algo_values
 from bench.grid import Cell
 from bench.rundir import Experiment, RunDir, dump_json, read_json, replace_file
@@ -154,8 +155,6 @@ def confirm(asked: Plan, studies: list[Opened], retry_failed: bool) -> int:
 
     Returns 0, 1 where a run failed or a study has no winner, 3 where it was stopped or another process does it.
     """
-    from bench.cli import carry, summary, unfinished
-
     nothing = [opened.asked.label for opened in studies if best(opened) is None]
     for label in nothing:
         print(f"{label}: no trial is complete, so there is no best configuration; sweep.json says why each failed")

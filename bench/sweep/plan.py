@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
+from bench.carry import check_name
 from bench.config import (
     RunConfig,
     UsageError,
@@ -129,8 +130,6 @@ def spelled(label: str, algo: str, settings: dict[str, Any]) -> Variant:
 
 def plan(args: Any) -> Plan:
     """The sweep that the command line asks for. Raises UsageError for anything that could not be carried out."""
-    from bench.cli import check_name
-
     check_numbers(args)
     known_name("preset", args.preset)
     defaults = grid_defaults(args.preset)

@@ -14,8 +14,9 @@ import yaml
 
 import reports
 from bench import cli
+from bench.carry import unfinished
 from bench.config import from_plain
-from bench.display import GridView, Watcher
+from bench.display import GridView, Watcher, rows
 from bench.rundir import Experiment, RunDir
 from bench.worker import locked
 
@@ -161,7 +162,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(command, tmp_path, monk
     (plugins / "bad_plugin.py").write_text(BROKEN)
     (plugins / "torn_plugin.py").write_text("class Agent(:\n")
     monkeypatch.syspath_prepend(plugins)
-    monkeypatch.setattr("bench.cli.carry", lambda *_: pytest.fail("bad input was carried out"))
+    monkeypatch.setattr("bench.carry.carry", lambda *_: pytest.fail("bad input was carried out"))
     done = command(*GRID, *arguments)
     assert done.code == 2, done
     assert done.err.startswith("error: ")
@@ -208,7 +209,7 @@ def test_overrides_in_any_position_reach_the_run(command, tmp_path, monkeypatch)
         asked.append(engine.options.jobs)
         return dict.fromkeys(todo, "stopped")
 
-    monkeypatch.setattr("bench.cli.carry", carry)
+    monkeypatch.setattr("bench.carry.carry", carry)
     line = "run steps=3000 --algos sac,hot=qsm(m_q=120) algo.batch_size=32 --jobs 3 --envs toy/interior --seeds 0,4"
     done = command(*line.split(), "eval.candidates=2", "--no-report", "--name", "trial", "--root", "out")
     assert done.code == 3, done.err  # nothing ran
@@ -237,7 +238,7 @@ def test_cells_that_no_report_would_compare_are_refused_before_they_run(command,
     config = yaml.safe_load((directory / "config.yaml").read_text())
     listing = tmp_path / "runs" / "old" / "experiment.json"
     listing.write_text(json.dumps({"name": "old", "cells": [cell | {"config": config}]}))
-    monkeypatch.setattr("bench.cli.carry", lambda engine, experiment, todo: dict.fromkeys(todo, "stopped"))
+    monkeypatch.setattr("bench.carry.carry", lambda engine, experiment, todo: dict.fromkeys(todo, "stopped"))
     done = command(*GRID, "--name", "old", "env.action_repeat=3")
     assert (done.code, done.err.count("\n")) == (2, 1)
     for key in ("env.action_repeat: 1 there, 3 asked for", "eval.episodes: 2 there, 5 asked for", "toy_interior/mine/seed_0"):
@@ -256,7 +257,7 @@ def test_a_report_that_cannot_be_written_is_one_line_and_keeps_the_code(command,
     def refuse(*_, **__):
         raise reports.ReportError("these cannot be compared")
 
-    monkeypatch.setattr("bench.cli.carry", carry)
+    monkeypatch.setattr("bench.carry.carry", carry)
     monkeypatch.setattr("reports.write", refuse)
     done = command("run", *GRID[2:])
     assert (done.code, done.err) == (1, "no report: these cannot be compared\n")
@@ -309,7 +310,7 @@ def test_a_continuation_that_does_not_begin_is_named_and_leaves_a_finished_run_f
     assert not (run / "FAILED.json").exists()
     for ended, code in (("died (exit code 2): torn", 1), ("stopped", 3)):  # before the worker came to its run
         with monkeypatch.context() as patch:
-            patch.setattr("bench.cli.carry", lambda engine, experiment, todo, ended=ended: dict.fromkeys(todo, ended))
+            patch.setattr("bench.carry.carry", lambda engine, experiment, todo, ended=ended: dict.fromkeys(todo, ended))
             done = command("run", *grid, "steps=60")
         assert (done.code, f"toy_interior/sac/seed_0: stopped: {ended}\n" in done.out) == (code, True)
     piece.write_bytes(whole)
@@ -355,6 +356,19 @@ def test_watch_stays_while_the_grid_goes_on(tmp_path):
     with locked(experiment.path / "lock", "the grid"):
         assert view.going()
     assert not view.going()
+
+
+def test_a_run_whose_steps_were_raised_within_its_last_decision_is_not_done_to_anybody(tmp_path):
+    """100 frames of 8 a decision end at 104, which is as far as 104 go too; its intervals and its records are those of 100."""
+    experiment = Experiment(tmp_path, "grid")
+    cell = {"env": "e", "label": "a", "seed": 0, "dir": "e/a/seed_0", "config": {"steps": 104}}
+    experiment.write("quick", [], [cell])
+    experiment.run_dir(cell).mark_done({"env_step": 104, "update": 3, "steps": 100, "time": 0.0})
+    assert unfinished(experiment, [0], retry_failed=False) == [0]
+    assert [row["state"] for row in rows(experiment)] == [experiment.state(cell)] == ["stopped"]
+    experiment.run_dir(cell).mark_done({"env_step": 104, "update": 3, "steps": 104, "time": 0.0})
+    assert unfinished(experiment, [0], retry_failed=False) == []
+    assert [row["state"] for row in rows(experiment)] == ["done"]
 
 
 def test_steps_can_be_raised_but_not_lowered_nor_without_the_replay(small, train, tmp_path):

@@ -179,7 +179,7 @@ def test_a_killed_worker_leaves_no_lock_and_continues_to_the_same_bytes(command,
     def prepare(name):
         words = [name if word == "grid" else word for word in grid]
         with pytest.MonkeyPatch.context() as patch:  # writes experiment.json and starts nothing
-            patch.setattr("bench.cli.carry", lambda engine, experiment, todo: dict.fromkeys(todo, "stopped"))
+            patch.setattr("bench.carry.carry", lambda engine, experiment, todo: dict.fromkeys(todo, "stopped"))
             command("run", "--algos", f"sac({TINY})", *words, "steps=700")
         return tmp_path / "runs" / name / "toy_multigoal" / "sac" / "seed_0"
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from algos import agent_class
 from algos.agent import Batch, Phase, normal
+from bench import carry
 from bench.config import UsageError
 from bench.reproduce import fig4, fig5, fig8
 from bench.reproduce.grids import Grid, Results, over_tasks
@@ -111,9 +112,7 @@ def test_a_run_that_failed_is_missing_on_the_page(command, tiny, undrawn):
 
 
 def test_a_study_of_which_no_run_began_is_refused_in_a_line(command, monkeypatch):
-    from bench import cli
-
-    monkeypatch.setattr(cli, "run", lambda words: 1)
+    monkeypatch.setattr(carry, "run_grid", lambda *asked, **how: 1)
     Path("runs/reproduce-fig4-quick").mkdir(parents=True)
     done = command("reproduce", "fig4")
     assert done.code == 2
@@ -122,10 +121,8 @@ def test_a_study_of_which_no_run_began_is_refused_in_a_line(command, monkeypatch
 
 def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypatch):
     """Also where the signal came when the runs of one of its grids were over."""
-    from bench import cli
-
-    for end in (lambda words: 3, lambda words: signal.raise_signal(signal.SIGTERM) or 0):
-        monkeypatch.setattr(cli, "run", end)
+    for end in (lambda *asked, **how: 3, lambda *asked, **how: signal.raise_signal(signal.SIGTERM) or 0):
+        monkeypatch.setattr(carry, "run_grid", end)
         done = command("reproduce", "fig9")
         assert done.code == 3
         assert "repeat the command" in done.out
@@ -133,12 +130,10 @@ def test_an_interrupted_study_writes_no_page_and_exits_with_3(command, monkeypat
 
 
 def test_what_there_is_under_other_settings_is_told_with_an_option_that_there_is(command, monkeypatch):
-    from bench import cli
-
-    def refuse(words):
+    def refuse(*asked, **how):
         raise UsageError("runs/reproduce-fig9-quick holds a run with other settings; choose another --name")
 
-    monkeypatch.setattr(cli, "run", refuse)
+    monkeypatch.setattr(carry, "run_grid", refuse)
     done = command("reproduce", "fig9")
     assert done.code == 2
     assert "choose another --root" in done.err

@@ -1,0 +1,97 @@
+"""A grid carried out: from what was asked for to finished runs, for the command line, a study and a sweep's confirmation."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.config import UsageError, user_error
+from bench.display import GridView, Watcher
+from bench.engines import Carrier, carrier
+from bench.grid import plan, refuse_incomparable
+from bench.rundir import Experiment
+from bench.worker import LOOK, limit_threads, locked
+
+
+def run_grid(
+    preset: str, algos: str | None, env_ids: str | None, seeds: str | None, overrides: list[str], *, root: Path,
+    name: str | None, how: Any, report: bool = True,
+) -> int:  # fmt: skip
+    """What `python -m bench run` does with these words; returns its exit code. how: options of engines, as `carrier` takes
+    them, and `jobs`. Raises UsageError for bad input, before anything is written."""
+    limit_threads(1)
+    cells, default = user_error(plan, preset, algos, env_ids, seeds, overrides)
+    engine = carrier(how, [cell.config for cell in cells], how.jobs)
+    experiment = Experiment(root, check_name(name or default))
+    if any((experiment.path / file).exists() for file in ("sweep.json", "journal.log")):
+        raise UsageError(f"{experiment.path} holds a sweep; choose another --name")
+    entries = [cell.entry() for cell in cells]
+    for entry, cell in zip(entries, cells, strict=True):
+        experiment.run_dir(entry).prepare(cell.config)  # refuses before anything starts
+    refuse_incomparable([c for c in experiment.cells() if experiment.run_dir(c).config_path.exists()], entries)
+    with locked(experiment.path / "lock", str(experiment.path), LOOK):
+        indices = experiment.write(preset, ["python", "-m", "bench", *sys.argv[1:]], entries)
+        todo = unfinished(experiment, indices, how.retry_failed)
+        print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended, {engine}", flush=True)
+        outcome = carry(engine, experiment, todo)
+        code = summary(experiment, indices, outcome)
+    if report and any(experiment.run_dir(c).config_path.exists() for c in experiment.cells()):
+        import reports
+
+        say_report(lambda: reports.write([experiment.path], experiment.path / "report", allow_partial=True))
+    return code
+
+
+def say_report(write: Callable[[], Path]) -> None:
+    """Write a report and say where it is. The runs are done whether or not it can be written: their exit code stays."""
+    try:
+        print(f"report: {write()}")
+    except (ValueError, OSError) as error:
+        print(f"no report: {error}", file=sys.stderr)
+
+
+def check_name(name: str) -> str:
+    """`name`, if it can be an experiment's; UsageError otherwise."""
+    if not re.fullmatch(r"[\w][\w.+-]*", name):
+        raise UsageError(f"--name {name!r} is no directory name: letters, digits and _ . + - only")
+    return name
+
+
+def unfinished(experiment: Experiment, indices: list[int], retry_failed: bool) -> list[int]:
+    """Cells that are not done for the steps asked for; failed ones only if they are to be tried again."""
+    cells = experiment.cells()
+    left = ("missing", "stopped", "running", *(["failed"] if retry_failed else []))
+    return [index for index in indices if experiment.state(cells[index]) in left]
+
+
+def carry(engine: Carrier, experiment: Experiment, todo: list[int]) -> dict[int, str]:
+    """Run these cells, with their progress on the terminal; how each ended, by its index."""
+    if not todo:
+        return {}
+    with Watcher(GridView(experiment, todo)) as watch:
+        return engine.submit(experiment, todo, watch)
+
+
+def summary(experiment: Experiment, indices: list[int], outcome: dict[int, str]) -> int:
+    """Print what did not end well; 0 if every cell is done, 1 if one failed, 3 if some were stopped."""
+    cells, code, failed = experiment.cells(), 0, False
+    for index in indices:
+        directory, state = experiment.run_dir(cells[index]), experiment.state(cells[index])
+        if state == "done":
+            continue
+        failure = directory.failure() or {}
+        why = failure.get("error") or outcome.get(index, state)
+        print(f"  {cells[index]['dir']}: {state}: {why}")
+        if failure.get("checkpoint"):
+            last = directory.path / failure["checkpoint"]
+            print(f"    last good checkpoint: {last}; traceback in {directory.path / 'FAILED.json'}")
+        failed |= state == "failed"
+        bad = state == "failed" or outcome.get(index, "stopped") != "stopped"
+        code = 1 if bad or code == 1 else 3
+    if code:
+        hint = " (--retry-failed runs failed cells again)" if failed else ""
+        print(f"repeat the command to finish what is missing{hint}")
+    return code
