@@ -86,7 +86,7 @@ class Phase:
         name, stop = f"Phase({self.name!r})", self.stop
         require(self.every >= 1, f"{name}.every", self.every, "1 or more")
         require(self.start >= 0, f"{name}.start", self.start, "0 or more")
-        require(stop is None or stop > self.start, f"{name}.stop", stop, f"None, or more than its start {self.start}")
+        require(stop is None or stop >= self.start, f"{name}.stop", stop, f"None, or its start {self.start} or more")
 
     def due(self, update: int) -> bool:
         running = self.start <= update and (self.stop is None or update < self.stop)

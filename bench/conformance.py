@@ -182,7 +182,7 @@ def test_unbounded_actions_are_refused_by_agents_that_need_bounds(algo):
 
 def test_declarations_are_complete(algo):
     agent = build(algo)
-    contract.check(agent)
+    contract.check(agent, torch.randn(2, agent.spec.obs_dim, generator=torch.Generator().manual_seed(7)))
     owners: dict[int, str] = {}
     for name, parameters in agent.trained().items():
         for parameter in parameters:

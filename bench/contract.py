@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -16,6 +17,7 @@ from bench.clock import LOOP, OVERHEAD
 from bench.config import RunConfig, UsageError, agent_config, check_rollout, told
 
 METHODS = {"draws": "(phase, n)", "act": "(obs, noise, mode)", "value": "(obs, action)"}
+BOUND = 1 + 1e-6  # of an action in [-1, 1], rounded
 TAKEN = {*LOOP, *OVERHEAD, *MODES}  # parts of the clock, and what draws are asked for beside phases
 
 
@@ -27,15 +29,19 @@ def check_agents(configs: list[RunConfig]) -> None:
         key = json.dumps([config.algo, config.env])
         if key not in seen:
             seen.add(key)
-            agent = build(config)
-            check(agent)
+            spec, obs = _first(config.env["id"], json.dumps(config.env_settings))
+            agent = build(config, spec)
+            try:
+                check(agent, obs)
+            except UsageError as error:
+                raise UsageError(f"{config.label} on {config.env['id']}: {error}") from error
             check_rollout(config, agent.data)
             check_length(config, agent)
 
 
-def build(config: RunConfig) -> Agent:
+def build(config: RunConfig, spec: envs.EnvSpec) -> Agent:
     """The agent of a run, on the CPU. Raises UsageError for whatever its own code raises."""
-    cls, spec = agent_class(config.algo["agent"]), _spec(config.env["id"], json.dumps(config.env_settings))
+    cls = agent_class(config.algo["agent"])
     try:
         return cls(spec, agent_config(config.algo), torch.Generator().manual_seed(0))
     except UsageError:
@@ -45,10 +51,14 @@ def build(config: RunConfig) -> Agent:
 
 
 @functools.lru_cache(maxsize=64)
-def _spec(env_id: str, settings: str) -> envs.EnvSpec:
-    env, spec = envs.make(env_id, 0, 1, **json.loads(settings))
-    env.close()
-    return spec
+def _first(env_id: str, settings: str) -> tuple[envs.EnvSpec, Tensor]:
+    """An environment's specification, and a first observation of it [1, S]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of was said when its settings were looked at
+        env, spec = envs.make(env_id, 0, 1, **json.loads(settings))
+        obs, _ = env.reset()
+        env.close()
+    return spec, torch.from_numpy(obs.copy())
 
 
 def check_length(config: RunConfig, agent: Agent) -> None:
@@ -72,9 +82,10 @@ def check_length(config: RunConfig, agent: Agent) -> None:
         )
 
 
-def check(agent: Agent) -> None:
-    """Raises UsageError, in one line, for what the contract asks of every agent and this one does not give."""
-    for part in (_methods, _data, _phases, _draws, _acting, _state):
+def check(agent: Agent, obs: Tensor) -> None:
+    """Raises UsageError, in one line, for what the contract asks of every agent and this one does not give. obs [N, S]: some
+    that its environment may give."""
+    for part in (_methods, _data, _phases, _draws, lambda agent: _acting(agent, obs), _state):
         if wrong := part(agent):
             raise UsageError(f"{type(agent).__name__} {wrong}")
 
@@ -93,6 +104,8 @@ def _data(agent: Agent) -> str:
     if isinstance(need, Rollout) and getattr(agent.config, "envs", None) != need.envs:
         found = getattr(agent.config, "envs", None)
         return f"has rollouts of {need.envs} copies and Config.envs = {found}: that setting is the number of copies"
+    if not isinstance(need.gamma, int | float) or not 0 <= need.gamma <= 1:
+        return f"has data with gamma={need.gamma!r}: it is a discount in [0, 1] (self.gamma, if its Config has a field gamma)"
     if (stated := agent.spec.discount) is not None and need.gamma != stated:
         return f"discounts by {need.gamma:g}, and {agent.spec.id} states {stated:g}: give its data self.gamma, which knows both"
     return ""
@@ -113,38 +126,41 @@ def _phases(agent: Agent) -> str:
 
 
 def _draws(agent: Agent) -> str:
-    for what in (*(phase.name for phase in agent.phases), *MODES):
+    sizes = dict.fromkeys((phase.name for phase in agent.phases), agent.data.batch_size) | dict.fromkeys(MODES, 2)
+    for what, n in sizes.items():
         try:
-            found = agent.draws(what, 2)
+            found = agent.draws(what, n)
         except Exception as error:
-            raised = f"draws({what!r}, 2) raises {type(error).__name__}: {error}"
+            raised = f"draws({what!r}, {n}) raises {type(error).__name__}: {error}"
             return f"says nothing of the random numbers of {what!r} ({raised}); it is {{}} where there are none"
         values = found.values() if isinstance(found, Mapping) else [found]
         if wrong := [type(draw).__name__ for draw in values if not isinstance(draw, Draw)]:
-            return f"has a {wrong[0]} in draws({what!r}, 2): it is {{name: algos.agent.normal(n, ...), uniform or integers}}"
+            return f"has a {wrong[0]} in draws({what!r}, {n}): it is {{name: algos.agent.normal(n, ...), uniform or integers}}"
     return ""
 
 
-def _acting(agent: Agent) -> str:
-    """On two observations, with what the bench would draw."""
+def _acting(agent: Agent, obs: Tensor) -> str:
+    """What it does on these observations, with what the bench would draw."""
     generator = torch.Generator(agent.device).manual_seed(0)
-    obs = torch.randn(2, agent.spec.obs_dim, generator=generator, device=agent.device)
-    wanted = (2, agent.spec.act_dim)
+    n, wanted = len(obs), (len(obs), agent.spec.act_dim)
     for mode in MODES:
-        noise = sample(agent.draws(mode, 2), generator, agent.device)
-        given = agent.explore(obs, noise) if mode == "explore" else (agent.act(obs, noise, mode), {})
-        if not isinstance(given, tuple) or len(given) != 2:
+        noise = sample(agent.draws(mode, n), generator, agent.device)
+        try:
+            given = agent.explore(obs, noise) if mode == "explore" else (agent.act(obs, noise, mode), {})
+        except Exception as error:
+            return f"cannot act in mode {mode!r}: {told(error)}"
+        if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
             return f"has an explore that returns {type(given).__name__}: it is (actions, {{name: what a rollout keeps}})"
         action, kept = given
         if not isinstance(action, Tensor) or action.shape != wanted or action.dtype != torch.float32:
             found = f"{action.dtype} of shape {tuple(action.shape)}" if isinstance(action, Tensor) else type(action).__name__
-            return f"gives {found} as actions of mode {mode!r}: they are a float32 tensor {list(wanted)} for two observations"
+            return f"gives {found} as actions of mode {mode!r}: here they are a float32 tensor {list(wanted)}"
         if action.requires_grad:
             return f"gives actions of mode {mode!r} with a graph behind them: decorate act with @torch.no_grad()"
-        if agent.bounded_actions and action.abs().max() > 1:
+        if agent.bounded_actions and action.abs().max() > BOUND:
             return f"gives actions beyond [-1, 1] in mode {mode!r}: clamp them, or set bounded_actions = False"
         for name, value in kept.items():
-            if not isinstance(value, Tensor) or value.shape[:1] != (2,):
+            if not isinstance(value, Tensor) or value.shape[:1] != (n,):
                 return f"has an explore that keeps {name!r} without a row for each observation: it is a tensor [N, ...]"
     return ""
 
@@ -154,11 +170,17 @@ def _state(agent: Agent) -> str:
     own = type(agent)
     if any(getattr(own, name) is not getattr(Agent, name) for name in ("state_dict", "networks", "optimizers")):
         return ""
+    kept = {id(part) for network in agent.networks().values() for part in (*network.modules(), *network.parameters())}
+    kept |= set(map(id, agent.optimizers().values()))
+    for name, tensors in agent.trained().items():
+        if any(id(tensor) not in kept for tensor in tensors):
+            return f"trains in {name} a tensor of no module, which no checkpoint keeps: put it into one (nn.ParameterList)"
     for name, value in vars(agent).items():
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+        found = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+        parts = [part for part in found if id(part) not in kept]
         if isinstance(value, torch.optim.Optimizer):
             return f"has a torch optimizer in {name}, which no checkpoint keeps: use algos.agent.Adam"
-        if isinstance(value, nn.Parameter):
+        if isinstance(value, nn.Parameter) and id(value) not in kept:
             return f"has a bare parameter in {name}, which no checkpoint keeps: put it into a module (nn.ParameterList)"
         if any(isinstance(part, nn.Module | nn.Parameter | Adam | torch.optim.Optimizer) for part in parts):
             return (

@@ -28,7 +28,7 @@ class Evaluator:
         self.env, self.spec = envs.make(config.env["id"], (config.seed, EVAL_STREAM), self.rule.episodes, **config.env_settings)
 
     def act(self, agent: Agent, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """The rule's action [N, A]: the method's own or a sample, the best of `candidates` by the smaller target critic."""
+        """The rule's action [N, A]: the method's own or a sample, the best of `candidates` by `Agent.value`."""
         n, k = len(obs), self.rule.candidates
         if k == 1:
             return agent.act(obs, sample(agent.draws(self.rule.action, n), generator, self.device), self.rule.action)

@@ -25,6 +25,7 @@ from algos.replay import buffer_for
 from bench import cost, devices, provenance
 from bench.clock import Clock, CudaClock
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, to_plain
+from bench.contract import BOUND
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite, finite
 from bench.mirror import Mirror, mirror
@@ -184,8 +185,8 @@ class Run:
         if not finite(played):
             self.losses.check()
             raise NonFinite("action", self.agent.updates)
-        if self.agent.bounded_actions and (largest := np.abs(played).max()) > 1:  # played clipped, stored as it is
-            raise ValueError(f"an action of {largest:.3g}: {type(self.agent).__name__} declares actions in [-1, 1]")
+        if self.agent.bounded_actions and (largest := np.abs(played).max()) > BOUND:  # played clipped, stored as it is
+            raise ValueError(f"an action of {largest:.7g}: {type(self.agent).__name__} declares actions in [-1, 1]")
         self.clock.lap("act")
         next_obs, reward, terminated, truncated, info = self.env.step(played)
         self.clock.lap("env")

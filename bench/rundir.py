@@ -251,8 +251,9 @@ def load_tensors(path: Path, *keys: str) -> Any:
     except Exception as error:
         reason = (str(error).strip() or "the file ends too early").splitlines()[0][:160]
         raise UsageError(f"{path} cannot be read as a checkpoint ({type(error).__name__}: {reason})") from error
-    if not isinstance(found, dict) or not found.keys() >= set(keys):
-        raise UsageError(f"{path} cannot be read as a checkpoint (it has no {', '.join(keys)})")
+    lacking = [key for key in keys if key not in found] if isinstance(found, dict) else keys
+    if lacking or not isinstance(found, dict):
+        raise UsageError(f"{path} cannot be read as a checkpoint (it has no {', '.join(lacking)})")
     return found
 
 
@@ -295,10 +296,10 @@ class Experiment:
 
     def state(self, cell: dict[str, Any], now: float | None = None) -> str:
         """As `RunDir.state`; stopped where it is done for fewer steps than the cell asks for, which were raised since."""
-        directory = self.run_dir(cell)
+        directory, steps = self.run_dir(cell), cell["config"]["steps"]
         state = directory.state(now)
-        raised = state == "done" and directory.completion()["steps"] < cell["config"]["steps"]
-        return "stopped" if raised else state
+        end = (directory.completion() or {}) if state == "done" else {}  # a worker may take it back in between
+        return "stopped" if end.get("steps", steps) < steps else state
 
 
 def cell_dir(env_id: str, label: str, seed: int) -> str:

@@ -193,8 +193,11 @@ def update_costs(summary: Row) -> tuple[dict[str, float], str]:
     """
     rows = main_timings(summary["timing"], "update")
     updates = {(row.get("algo"), json.dumps(row.get("changed"), sort_keys=True)): row["median_ms"] for row in rows}
-    settings = {cell["label"]: json.dumps(cell["changed"], sort_keys=True) for cell in summary["cells"]}
-    timed = {label: updates.get((label, own)) for label, own in settings.items()}
+    settings: dict[str, set[str]] = {}
+    for cell in summary["cells"]:
+        if cell["changed"] is not None:  # else it has no run
+            settings.setdefault(cell["label"], set()).add(json.dumps(cell["changed"], sort_keys=True))
+    timed = {label: updates.get((label, *own)) for label, own in settings.items()}
     if timed and all(timed.values()):
         sized = {key: rows[0].get(key) for key in SIZED}
         if all(_fits(cell["sized"], sized) for cell in summary["cells"] if cell["sized"]):

@@ -350,7 +350,7 @@ def _experiment(home: Path, notes: list[str]) -> dict[str, Any]:
     content = records.read_json(home / "experiment.json", noted)
     content["timing"] = records.read_json(home / "timing.json", noted)
     for cell in content.get("cells") or []:
-        if (place := home / str(cell.get("dir"))).is_dir() and not (place / "config.yaml").exists():
+        if isinstance(cell, dict) and (place := home / str(cell.get("dir"))).is_dir() and not (place / "config.yaml").exists():
             cell["failure"] = records.read_json(place / "FAILED.json", noted).get("error")
     notes += [f"{home.name}: {note}" for note in noted]
     return content

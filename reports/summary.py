@@ -181,9 +181,12 @@ def to_csv(rows: list[Row]) -> str:
 def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = False) -> Row:
     """Everything that the tables show, from the per-seed rows; see docs/report_schema.md."""
     envs, labels = collection.envs, collection.labels
-    changed = {(run.env, run.label): run.config.get("changed") or {} for run in collection.runs}
+    changed = {
+        (run.env, run.label): {name: value for name, (_, value) in (run.config.get("changed") or {}).items()}
+        for run in collection.runs
+    }
     cells = [
-        _cell(found) | {"changed": {name: value for name, (_, value) in changed.get(key, {}).items()}}
+        _cell(found) | {"changed": changed.get(key)}
         for key in itertools.product(envs, labels)
         if (found := [row for row in rows if (row["env"], row["label"]) == key])
     ]

@@ -143,7 +143,7 @@ def plan(args: Any) -> Plan:
     refuse_idle(parsed, variants, {v.label: available_keys(args.preset, v.algo, families[0])["algo"] for v in variants})
     refuse_winners_labels({v.label for v in variants})
     if args.sweep and len(variants) > 1:
-        raise UsageError("--sweep is for one algorithm; several take their search spaces from conf/sweep/<agent>.yaml")
+        raise UsageError("--sweep is for one algorithm; several have conf/sweep/<label>.yaml or <agent>.yaml each")
     fixed = {override.key.removeprefix("algo.") for override in parsed if override.key.startswith("algo.")}
     studies = tuple(study(args, variant, env_ids, fixed) for variant in variants)
     if len({s.trials for s in studies}) > 1:

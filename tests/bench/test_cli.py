@@ -358,7 +358,7 @@ def test_watch_stays_while_the_grid_goes_on(tmp_path):
     assert not view.going()
 
 
-def test_a_run_whose_steps_were_raised_within_its_last_decision_is_not_done_to_anybody(tmp_path):
+def test_a_run_whose_steps_were_raised_within_its_last_decision_is_not_done_to_anybody(tmp_path, monkeypatch):
     """100 frames of 8 a decision end at 104, which is as far as 104 go too; its intervals and its records are those of 100."""
     experiment = Experiment(tmp_path, "grid")
     cell = {"env": "e", "label": "a", "seed": 0, "dir": "e/a/seed_0", "config": {"steps": 104}}
@@ -369,6 +369,8 @@ def test_a_run_whose_steps_were_raised_within_its_last_decision_is_not_done_to_a
     experiment.run_dir(cell).mark_done({"env_step": 104, "update": 3, "steps": 104, "time": 0.0})
     assert unfinished(experiment, [0], retry_failed=False) == []
     assert [row["state"] for row in rows(experiment)] == ["done"]
+    monkeypatch.setattr(RunDir, "completion", lambda directory: None)  # a worker has just taken the mark back
+    assert experiment.state(cell) == "done"
 
 
 def test_steps_can_be_raised_but_not_lowered_nor_without_the_replay(small, train, tmp_path):

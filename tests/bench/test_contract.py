@@ -9,13 +9,14 @@ import pytest
 
 import algos
 from bench import conformance, provenance
+from bench.grid import plan
 
 SLIPS = """
 import torch
 from dataclasses import dataclass
 from torch import nn
-from algos.agent import Agent, Batch, Phase, Replay, Rollout, polyak
-from algos import sac
+from algos.agent import Adam, Agent, Batch, Phase, Replay, Rollout, polyak
+from algos import ctq, sac
 
 
 class NoAct(Agent):
@@ -67,6 +68,28 @@ class NoOwn(sac.SAC):
 class Tensors(sac.SAC):
     def draws(self, phase, n):
         return {name: torch.zeros(draw.shape) for name, draw in super().draws(phase, n).items()}
+
+
+class Careless(sac.SAC):
+    def act(self, obs, noise, mode):
+        return super().act(obs, noise[mode], mode)
+
+
+class Nothing(sac.SAC):
+    def explore(self, obs, noise):
+        return self.act(obs, noise, "explore"), None
+
+
+class Temperature(sac.SAC):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.weight = torch.zeros((), requires_grad=True)
+        self.weight_optimizer = Adam([self.weight], 1e-3)
+
+
+class Undiscounted(sac.SAC):
+    def replay_need(self):
+        return Replay(8, 100, 1, None)
 
 
 class Pair(sac.SAC):
@@ -194,9 +217,35 @@ class Shifted(sac.SAC):
         self.shift.copy_(state["shift"])
 
 
+class OfTime(ctq.ContinuousQ):
+    def explore(self, obs, noise):
+        assert 0 <= obs[:, 0].min(), "the time left, which is never negative"
+        return super().explore(obs, noise)
+
+
+class Edge(sac.SAC):
+    def act(self, obs, noise, mode):
+        return torch.full_like(super().act(obs, noise, mode), 1.0000001)
+
+
 class Decays(sac.SAC):
     def schedule(self):
         self.actor_optimizer.lr *= 0.9
+
+
+class Aliases(sac.SAC):
+    '''Names what it has a second time.'''
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.both, self.weights = [self.policy, self.critics], list(self.policy.parameters())
+        self.every = {"actor": self.actor_optimizer}
+
+
+class Halves(sac.SAC):
+    def draws(self, phase, n):
+        assert phase in ("explore", "own", "sample") or n % 8 == 0
+        return super().draws(phase, n)
 
 
 class Steps(sac.SAC):
@@ -229,11 +278,15 @@ TOLD = {
     "Misspelt": "has a phase 'actr' and no method of that name",
     "Late": "would never come to actor: steps=100 frames give 84 updates, and 90 come before; set steps=107 or more",
     "NoOwn": "says nothing of the random numbers of 'own' (draws('own', 2) raises KeyError",
-    "Tensors": "has a Tensor in draws('critic', 2): it is {name: algos.agent.normal(n, ...), uniform or integers}",
+    "Tensors": "has a Tensor in draws('critic', 8): it is {name: algos.agent.normal(n, ...), uniform or integers}",
     "Pair": "gives tuple as actions of mode",
-    "Wide": "of shape (2, 4) as actions of mode 'explore': they are a float32 tensor [2, 2]",
+    "Wide": "of shape (1, 4) as actions of mode 'explore': here they are a float32 tensor [1, 2]",
     "Graph": "decorate act with @torch.no_grad()",
     "Beyond": "gives actions beyond [-1, 1] in mode 'explore'",
+    "Careless": "a on toy/multigoal: Careless cannot act in mode 'explore': KeyError: 'explore' (slips.py, line ",
+    "Nothing": "has an explore that returns tuple: it is (actions, {name: what a rollout keeps})",
+    "Temperature": "trains in weight_optimizer a tensor of no module",
+    "Undiscounted": "has data with gamma=None: it is a discount in [0, 1]",
     "Alone": "has an explore that returns Tensor",
     "Scalar": "keeps 'log_prob' without a row for each observation",
     "Dictionary": "it is an algos.agent.Replay or Rollout",
@@ -278,7 +331,7 @@ def test_the_discount_is_the_one_that_the_task_states(command, slips):
     assert "discounts by 0.97, and generation/gmm1d states 1: give its data self.gamma" in done.err
 
 
-@pytest.mark.parametrize("name", ["Shifted", "Decays", "Steps"])
+@pytest.mark.parametrize("name", ["Shifted", "Decays", "Steps", "Aliases", "Halves"])
 def test_what_the_guide_allows_conforms(slips, tmp_path, name):
     for test in (
         conformance.test_declarations_are_complete,
@@ -287,6 +340,16 @@ def test_what_the_guide_allows_conforms(slips, tmp_path, name):
     ):
         test(f"slips:{name}")
     conformance.test_a_run_ends_and_its_policy_loads(f"slips:{name}", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("algos", "env"),
+    [("slips:OfTime", "generation/gmm1d"), ("dpok(pretrain=0)", "generation/gmm1d"), ("slips:Edge", "toy/multigoal")],
+)
+def test_what_is_legitimate_is_planned(slips, algos, env):
+    """An agent that reads its observations as what they are; no pretraining; an action that is 1 but for its rounding."""
+    settings = ["algo.actor_hidden=[8]", "algo.critic_hidden=[8]"]
+    assert len(plan("quick", f"a={algos}", env, "1", settings)[0]) == 1
 
 
 def test_the_code_of_an_algorithm_from_outside_is_known_by_a_hash(slips, tmp_path):

@@ -454,6 +454,15 @@ def test_timings_of_other_sizes_are_not_those_of_these_runs(tmp_path: Path, undr
     assert "as measured during these runs" in write(root)[1]
 
 
+def test_timings_stand_for_runs_that_are_missing_on_one_task(tmp_path: Path, undrawn: None) -> None:
+    root = synthetic.experiment(tmp_path / "part", labels=("qsm", "sac"), envs=ENVS[:2], seeds=1, evaluations=3)
+    synthetic.timing(root / "timing.json")
+    synthetic.drop(synthetic.run_dir(root, ENVS[1], "qsm", 0))
+    assert "as timed on a quiet core" in write(root)[1]
+    edit(root / ENVS[0].replace("/", "_") / "qsm", '"m_q": [50.0, 120.0]', '"m_q": [50.0, 10.0]')
+    assert "as measured during these runs" in write(root)[1]
+
+
 def test_timings_of_a_core_that_others_used_are_its_processor_time(tmp_path: Path, undrawn: None) -> None:
     root = synthetic.experiment(tmp_path / "busy", labels=("qsm", "sac"), seeds=1, evaluations=3)
     content = json.loads(synthetic.timing(root / "timing.json").read_text())
