@@ -88,12 +88,14 @@ class SAC(Agent):
         return F.mse_loss(q, y.expand_as(q)), q  # half the sum of the two mean squared errors
 
     def actor_loss(self, batch: Batch, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha log pi(a|s) - min Q(s, a) [] (arXiv 1812.05905, eq. 7), its actions [B, A] and their log-densities [B]."""
         action, log_prob = tanh_gaussian(*self.policy(batch.obs), noise["eps"])
         q = self.critics.frozen(batch.obs, action)
         q = q.amin(dim=0) if self.config.critic_reduce == "min" else q.mean(dim=0)
         return (self.temperature.log_alpha.detach().exp() * log_prob - q).mean(), action, log_prob
 
     def temperature_loss(self, log_prob: Tensor) -> Tensor:
+        """-log alpha (log pi + target entropy) [], as implementations have it; the paper has -alpha (eq. 18). log_prob [B]."""
         return -self.temperature.log_alpha * (log_prob.detach() + self.target_entropy).mean()
 
     # -- phases ------------------------------------------------------------------------------------------------------

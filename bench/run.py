@@ -297,6 +297,8 @@ class Run:
 
     def close(self) -> None:
         self._mirror(end=True)
+        self.env.close()
+        self.evaluator.close()
 
     def _heartbeat(self) -> bool:
         due = time.time() - self._beat >= HEARTBEAT

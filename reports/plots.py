@@ -234,7 +234,7 @@ def improvement(summary: Row, look: dict[str, Look], env: str | None) -> Figure:
 
 
 def training_curves(collection: Collection, env: str, look: dict[str, Look]) -> Figure | None:
-    """Q values, losses, alignment (health), then spread and share on the bound of sampled actions (behaviour)."""
+    """Q values, losses, alignment."""
     runs = [run for run in collection.runs if run.env == env]
     panels = []
     for name, title in HEALTH.items():

@@ -53,7 +53,7 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
         Text(
             "Scores are normalised to 0 (a random policy) and 1 (the top of the environment's range). **Final** is "
             "the last evaluation, "
-            "**best** the highest of all evaluations (optimistic, since it is picked by the score that it reports), "
+            "**best** the best of all evaluations (optimistic, since it is picked by the score that it reports), "
             "**AUC** the mean height of "
             "the learning curve, which rewards learning early."
         )

@@ -36,10 +36,6 @@ class Estimate:
     n: int
 
     @property
-    def reliable(self) -> bool:
-        return self.low is not None and self.n >= RELIABLE_SEEDS
-
-    @property
     def caution(self) -> str:
         """What a reader has to know about the interval, or ''."""
         if self.n < MIN_SEEDS:

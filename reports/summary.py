@@ -99,7 +99,7 @@ def _row(run: Run, budget: int, tolerance: int, condition: str | None) -> Row:
 
 
 def _scores(run: Run, budget: int, tolerance: int) -> Row:
-    """Final (the last evaluation within the budget), best (of all evaluations) and AUC (mean height of the curve)."""
+    """Final (the last evaluation), best and AUC (mean height of the curve), of the evaluations within the budget."""
     budget = run.whole(budget)
     within = run.evals.step <= budget
     step, value = run.evals.step[within], run.evals.value[within]
