@@ -191,7 +191,9 @@ def test_the_readme_says_what_the_pages_say() -> None:
         assert cells == [means[label][f"dmc/{task}"].removesuffix("?") for task in head[1:]]
     aggregates = json.loads((RESULTS / "dmc100k" / "summary.json").read_text())["aggregates"]["labels"].values()
     over = [f"{words.number(one['value'])} {words.interval(one)}" for own in aggregates for one in own["final"].values()]
-    known = {cell.removesuffix("?") for cell in [*over, *(cell for row in means.values() for cell in row.values())]}
+    weights = rows_of(tables, "QSM's score weight") if "QSM's score weight" in tables else []
+    cells = [cell for row in [*means.values(), *weights] for cell in row.values()]
+    known = {cell.removesuffix("?") for cell in [*over, *cells]}
     prose, paper, own = (
         [" ".join(value.split()) for value in re.findall(r"[\d.]+\s\[−?[\d.]+,\s[\d.]+\]", part)]
         for part in ("\n".join(line for line in text.split("The claims of")[0].splitlines() if line[:1] != "|"),
