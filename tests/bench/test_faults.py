@@ -95,9 +95,12 @@ main(sys.argv[1:])
 """
 
 
-def test_a_worker_whose_grid_is_killed_before_it_looks_begins_no_run(tmp_path):
+def test_a_worker_whose_grid_is_killed_before_it_looks_begins_no_run(tmp_path, monkeypatch):
     """By then the kernel has given the worker another parent, whose death it would wait for in vain."""
     argv = ("run", "--algos", f"sac({TINY})", *GRID)
+    late = "import sys, time\n\nif 'worker' in sys.orig_argv:\n    time.sleep(1)\n"
+    (tmp_path / "sitecustomize.py").write_text(late)  # on a busy machine a grid takes time to die
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     grid = subprocess.Popen([sys.executable, "-c", KILLED, *argv], cwd=tmp_path, stdout=subprocess.DEVNULL)
     assert grid.wait() == 9
     run = tmp_path / "runs" / "grid" / "toy_multigoal" / "sac" / "seed_0"
