@@ -18,6 +18,14 @@ from reports.load import IDLE_PHASES, LOOP_PHASES, Collection, Curve, Missing, R
 THRESHOLDS = (0.5, 0.8)  # of the normalised score
 COLUMNS = ("final", "best", "auc")
 SIZED = ("batch", "width", "depth", "device", "mode")
+ROW = [
+    "experiment", "env", "label", "seed", "state", "scored", "left_out", "env_step", "steps", "budget", "rule",
+    "action_repeat", "T", "batch", "width", "depth", "device", "mode", "score", "direction", "low", "high",
+    "evaluations", "untrained", "final", "best", "auc", "final_normalised", "best_normalised", "auc_normalised",
+    "frames_to_50", "seconds_to_50", "frames_to_80", "seconds_to_80", "updates", "active_s", "process_s", "total_s",
+    "ms_per_update", "updates_per_s", "frames_per_s", "peak_memory_mb", "parameters", "actor_parameters",
+    "flops_per_update", "operations_per_update", "condition", "equal_time_s", "at_equal_time",
+]  # the columns of every per_seed.csv; those of phases and of other scores follow
 Row = dict[str, Any]
 
 
@@ -35,7 +43,7 @@ def per_seed(collection: Collection) -> list[Row]:
     ]
     _equal_time(rows, collection.runs)
     rows += [_missing_row(cell) for cell in collection.missing]
-    keys = list(dict.fromkeys(key for row in rows for key in row))
+    keys = list(dict.fromkeys([*ROW, *(key for row in rows for key in row)]))
     env, label = ({name: i for i, name in enumerate(names)} for names in (collection.envs, collection.labels))
     rows.sort(key=lambda row: (env[row["env"]], label[row["label"]], row["seed"], row["experiment"]))
     return [{key: row.get(key) for key in keys} for row in rows]
@@ -181,10 +189,7 @@ def to_csv(rows: list[Row]) -> str:
 def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = False) -> Row:
     """Everything that the tables show, from the per-seed rows; see docs/report_schema.md."""
     envs, labels = collection.envs, collection.labels
-    changed = {
-        (run.env, run.label): {name: value for name, (_, value) in (run.config.get("changed") or {}).items()}
-        for run in collection.runs
-    }
+    changed = {(run.env, run.label): {name: own for name, (_, own) in run.changed.items()} for run in collection.runs}
     cells = [
         _cell(found) | {"changed": changed.get(key)}
         for key in itertools.product(envs, labels)
