@@ -165,8 +165,10 @@ def typed(cls: type, values: dict[str, Any], where: str = "") -> Any:
         return cls(**converted)
     except UsageError:
         raise
+    except ValueError as error:  # which begins with the setting's name
+        raise UsageError(f"{where}{error}") from error
     except Exception as error:  # an author's Config may raise anything
-        raise UsageError(f"{where}{told(error)}") from error
+        raise UsageError(f"{cls.__module__}.{cls.__qualname__}: {told(error)}") from error
 
 
 def told(error: Exception) -> str:

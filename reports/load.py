@@ -115,6 +115,12 @@ class Run:
         return str((self.config.get("algo") or {}).get("name"))
 
     @property
+    def changed(self) -> dict[str, tuple[Any, Any]]:
+        """The algorithm's settings that differ from its defaults: (default, value) by name."""
+        pairs = (self.config.get("changed") or {}).items()
+        return {str(key): tuple(pair) if isinstance(pair, list) and len(pair) == 2 else (None, pair) for key, pair in pairs}
+
+    @property
     def action(self) -> str:
         """Which action its evaluations took: own, sample, or the best of several."""
         rule = self.config.get("eval") or {}

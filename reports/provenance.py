@@ -114,9 +114,8 @@ def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
     where: dict[str, set[str]] = defaultdict(set)
     for run in collection.runs:
         where[run.label].add(run.env)
-        for key, pair in (run.config.get("changed") or {}).items():
-            default, value = pair if isinstance(pair, list) and len(pair) == 2 else (None, pair)
-            found[run.label, str(key), _value(default), _value(value)].add(run.env)
+        for key, (default, value) in run.changed.items():
+            found[run.label, key, _value(default), _value(value)].add(run.env)
     if not found:
         return Text("Every algorithm has its default settings.")
     order = {label: i for i, label in enumerate(look)}

@@ -83,7 +83,7 @@ def ours(env: str, runs: Iterable[load.Run], budget: float = np.inf) -> dict[str
     evaluated by its own action; and not those runs themselves."""
     alike: dict[str, list[load.Run]] = {}
     for run in runs:
-        if len(run.evals) and not run.config.get("changed") and run.action == "own":
+        if len(run.evals) and not run.changed and run.action == "own":
             alike.setdefault(run.label, []).append(run)
     own = {found.algo: found for found in _on(env, budget) if found.source not in PUBLISHED}
     pairs = ((label, own.get(group[0].algo), group) for label, group in alike.items())
@@ -124,7 +124,7 @@ def rows_of(collection: load.Collection, source: str) -> list[list[object]]:
     """The finished runs of a collection as rows of a reference file. Raises ReportError for a variant of an algorithm."""
     rows = []
     for run in sorted(collection.runs, key=lambda run: (run.env, run.algo, run.seed)):
-        if run.label != run.algo or run.config.get("changed"):
+        if run.label != run.algo or run.changed:
             raise ReportError(f"{run.label} on {run.env} is a variant of {run.algo}; a reference has the defaults alone")
         if run.state == "done":
             name = [run.algo, source, run.env, run.action_repeat]

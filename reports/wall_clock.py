@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reports.answer import main_timings
-from reports.charts import stacked
+from reports.charts import LOOP, stacked
 from reports.figures import Look, Panel, Series, draw, label_cell, lines, looks
 from reports.html import Cell, Details, Figure, Section, Table, Text, grouped
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection
@@ -74,8 +74,7 @@ def phases(summary: Row) -> Figure | None:
             panels.append((env, bars))
     if not panels:
         return None
-    first = (*LOOP_PHASES, "sample")
-    parts = [name for name in first if name in parts] + sorted(set(parts) - set(first), key=parts.index)
+    parts = [name for name in LOOP if name in parts] + sorted(set(parts) - set(LOOP), key=parts.index)
     how = (
         "What one update costs with everything around it: acting, stepping and storing are shown per update. The "
         "number is the total in ms."
@@ -216,7 +215,7 @@ def _phase_table(summary: Row, look: dict[str, Look]) -> Table:
             key for cell in summary["cells"] for key in cell["cost"] if key.startswith("ms_") and key != "ms_per_update"
         )
     )
-    order = [f"ms_{name}" for name in (*LOOP_PHASES, "sample")]
+    order = [f"ms_{name}" for name in LOOP]
     parts = [part for part in order if part in parts] + [
         part for part in parts if part not in order and part[3:] not in IDLE_PHASES
     ]

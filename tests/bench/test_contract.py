@@ -297,8 +297,8 @@ TOLD = {
     "Torch": "has a torch optimizer in optimizer",
     "Raises": "a cannot be made for toy/multigoal: needs 10 or more observations",
     "Breaks": "a cannot be made for toy/multigoal: RuntimeError: no such weights (slips.py, line ",
-    "Asserts(beta=2)": "algo.AssertionError: beta is at most 1 (slips.py, line ",
-    "Text": "plug-in 'slips:Text': TypeError: ",
+    "Asserts(beta=2)": "slips.AssertConfig: AssertionError: beta is at most 1 (slips.py, line ",
+    "Text": "slips.TextConfig: TypeError: ",
     "Named": "no setting can be called 'name' (name, agent, tuned are taken)",
 }  # fmt: skip
 
