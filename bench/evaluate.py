@@ -39,13 +39,14 @@ class Evaluator:
         return actions.view(n, k, -1)[torch.arange(n, device=self.device), best]
 
     def play(self, agent: Agent, index: int, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
-        """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}, and where the environment has more
-        to say of the last observations, "scores": lists of numbers by name. None if `stopped`, which is asked at every
-        decision, ended it. Played again, it is the same. Raises NonFinite for an observation or an action."""
+        """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}; "on_bound", where actions have
+        bounds: the share of the episode's actions that were there; and where the environment has more to say of the last
+        observations, "scores": lists of numbers by name. None if `stopped`, which is asked at every decision, ended it.
+        Played again, it is the same. Raises NonFinite for an observation or an action."""
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, EVAL_STREAM, index))
         n = self.rule.episodes
         obs, _ = self.env.start([index] * n)
-        returns, lengths, running = np.zeros(n), np.zeros(n, int), np.ones(n, bool)
+        returns, lengths, on_bound, running = np.zeros(n), np.zeros(n, int), np.zeros(n), np.ones(n, bool)
         final = np.zeros_like(obs)
         while running.any():
             if not finite(obs[running]):
@@ -56,14 +57,19 @@ class Evaluator:
             obs, reward, terminated, truncated, info = self.env.step(action)
             returns += reward * running
             lengths += running
+            on_bound += (np.abs(action) >= ON_BOUND).mean(axis=1) * running
             ended = running & (terminated | truncated)
             if ended.any():
                 final[ended] = info["final_obs"][ended]
             running &= ~ended
             if running.any() and stopped():
                 return None
-        scores = self.env.scores(final)
-        return {"returns": returns.tolist(), "lengths": lengths.tolist()} | ({"scores": scores} if scores else {})
+        record: dict[str, Any] = {"returns": returns.tolist(), "lengths": lengths.tolist()}
+        if self.spec.action_low is not None:
+            record["on_bound"] = (on_bound / lengths).round(4).tolist()
+        if scores := self.env.scores(final):
+            record["scores"] = scores
+        return record
 
     def close(self) -> None:
         self.env.close()

@@ -31,9 +31,10 @@ def check(logger: str) -> None:
 
 def values(kind: str, record: dict[str, Any]) -> dict[str, float]:
     """A line's numbers by name: train/critic_loss, eval/return (the mean of the episodes), time/active (seconds). An
-    environment's own scores are means too: eval/KL."""
+    environment's own scores are means too, eval/KL, and so is the share of actions on the bound, eval/on_bound."""
     if kind == "eval":
-        lists = {"return": record["returns"]} | record.get("scores", {})
+        own = {"on_bound": record["on_bound"]} if "on_bound" in record else {}
+        lists = {"return": record["returns"]} | own | record.get("scores", {})
         numbers = {name: sum(values) / len(values) for name, values in lists.items()}
     elif kind == "time":
         numbers = {name: record[name] for name in ("active", "total")}

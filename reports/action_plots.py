@@ -93,21 +93,23 @@ def embedding(env: str, chosen: dict[str, tuple[Run, behaviour.Probes]], look: d
 
 
 def spread(env: str, probed: list[tuple[Run, behaviour.Probes]], look: dict[str, Look]) -> Figure:
-    """Spread of sampled actions, and share on the bound where there is one, over training, from all runs' probes."""
+    """Over training, from all runs: spread of the sampled actions, and the share on the bound where there is one, of these and
+    of the actions that evaluations took."""
     bounded = [(run, probes) for run, probes in probed if probes.on_bound is not None]
-    shown = [("spread", "spread (standard deviation)", probed), ("on_bound", "share of actions on the bound", bounded)]
+    shown = [("spread (standard deviation)", [(run.label, (probes.step, probes.spread)) for run, probes in probed])]
+    if bounded:
+        shown += [("share of samples on the bound", [(run.label, (own.step, own.on_bound)) for run, own in bounded])]
+    if evaluated := [(run.label, run.others["on_bound"]) for run, _ in bounded if "on_bound" in run.others]:
+        shown += [("share of evaluations' actions", [(label, (curve.step, curve.value)) for label, curve in evaluated])]
     panels = []
-    for name, title, runs in shown if bounded else shown[:1]:
-        drawn = [
-            series(label, [(probes.step, getattr(probes, name)) for run, probes in runs if run.label == label])
-            for label in look
-            if any(run.label == label for run, _ in runs)
-        ]
-        panels.append(Panel(title, "frames", "", drawn, xticks=kilo))
+    for title, drawn in shown:
+        curves = {label: [curve for own, curve in drawn if own == label] for label in look}
+        panels.append(Panel(title, "frames", "", [series(label, own) for label, own in curves.items() if own], xticks=kilo))
     units = " of bounded actions in units of the bounds (1 is half the range)," if bounded else ""
+    where = " The share of the actions that evaluations took on the bound is over whole episodes." if evaluated else ""
     how = (
         f"Spread of the samples at one state,{units} averaged over the first states. "
-        f"Falling to 0: a policy that has become deterministic. {EVERY_RUN}"
+        f"Falling to 0: a policy that has become deterministic.{where} {EVERY_RUN}"
     )
     alt = f"Spread {'and saturation ' if bounded else ''}of actions on {env}"
     return draw(f"spread_{slug(env)}", f"Spread of actions over training: {env}", alt,

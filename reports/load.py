@@ -21,6 +21,7 @@ from reports.records import METRICS, Found, Record, home_of, is_number
 LOOP_PHASES = ("env", "act", "store")  # of the loop, not of an update
 IDLE_PHASES = ("setup", "eval", "checkpoint", "log")  # not training: left out of active time
 PRUNED = {"__pycache__", ".git"}
+OF_EPISODES = {"return": "returns", "on_bound": "on_bound"}  # a line of evals.jsonl has these for each episode, by its keys
 
 
 @dataclass(frozen=True)
@@ -232,10 +233,10 @@ def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def _evals(rows: list[dict[str, Any]], name: str, notes: list[str]) -> Curve:
-    """The value of an evaluation is the mean of its episodes' returns, or of what it recorded under another name."""
+    """The value of an evaluation is the mean of its episodes' returns, or of what it recorded of them under another name."""
     kept, values = [], []
     for row in rows:
-        episodes = row.get("returns") if name == "return" else (row.get("scores") or {}).get(name)
+        episodes = row.get(OF_EPISODES[name]) if name in OF_EPISODES else (row.get("scores") or {}).get(name)
         try:
             values.append(sum(np.nan if value is None else value for value in episodes) / len(episodes))  # NaN is null in JSON
             kept.append(row)
@@ -245,9 +246,10 @@ def _evals(rows: list[dict[str, Any]], name: str, notes: list[str]) -> Curve:
 
 
 def _others(rows: list[dict[str, Any]], score: Score) -> dict[str, Curve]:
-    """Curves of what evaluations recorded beside the score: only where they recorded anything but returns."""
+    """Curves of what evaluations recorded beside the score."""
     named = dict.fromkeys(name for row in rows for name in row.get("scores") or {})
-    return {name: _evals(rows, name, []) for name in ("return", *named) if named and name != score.name}
+    known = [name for name, key in OF_EPISODES.items() if any(key in row for row in rows)]
+    return {name: _evals(rows, name, []) for name in (*known, *named) if name != score.name}
 
 
 def _metrics(rows: list[dict[str, Any]]) -> dict[str, Curve]:

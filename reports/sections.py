@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from reports import action_plots, plots, stats
+from reports.behaviour import ON_BOUND
 from reports.figures import Look, label_cell
 from reports.html import Cell, Details, Section, Table, Text, grouped
 from reports.load import Collection
@@ -148,7 +149,10 @@ def _other_table(summary: Row, look: dict[str, Look]) -> list[Table]:
         if cell["others"]
     ]
     note = "At the last evaluation: means over finished seeds with 95 % t intervals. Algorithms are not ranked by these."
-    return [Table(["environment", "algorithm", *names], grouped(rows), "Beside the score", note)] if rows else []
+    if "on_bound" in names:
+        note += f" On the bound: the share of its episodes' actions at {ON_BOUND} of the bound or beyond."
+    columns = ["environment", "algorithm", *("on the bound" if name == "on_bound" else name for name in names)]
+    return [Table(columns, grouped(rows), "Beside the score", note)] if rows else []
 
 
 def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:

@@ -58,16 +58,20 @@ def test_returns_are_those_of_whole_episodes_from_their_own_seeds(small):
     env, _ = envs.make("toy/multigoal", (0, 1), n)
     env.start([3] * n)
     returns, lengths, open_, last = np.zeros(n), np.zeros(n, int), np.ones(n, bool), [0.0] * n
+    taken = [[] for _ in range(n)]
     for step in actions:
         _, reward, terminated, truncated, info = env.step(step)
         for i in np.flatnonzero(open_):
             returns[i] += reward[i]
             lengths[i] += 1
+            taken[i] += step[i].tolist()
             open_[i] = not (terminated[i] or truncated[i])
             last[i] = last[i] if open_[i] else float(info["final_obs"][i, 0])
     assert not open_.any()
     assert (record["returns"], record["lengths"]) == (returns.tolist(), lengths.tolist())
     assert record["scores"] == {"x": last}
+    assert record["on_bound"] == [round(np.mean(np.abs(own) >= 0.99), 4) for own in taken]
+    assert 0.2 < min(record["on_bound"]) < max(record["on_bound"]) < 0.5, "a normal action is beyond in 32 %"
     assert max(record["lengths"]) <= 30
     assert max(env.episodes) > 4, "some copy ended twice before the last ended once"
 
@@ -79,7 +83,7 @@ class Zero(Stub):
 
 def test_scores_are_of_the_last_observations(small):
     """generation/gmm1d's, of whole samples; those of an episode that went on would be of noise."""
-    config = small("sac", "eval.episodes=50", "env.steps=6", env="generation/gmm1d")
+    config = small("ctq", "eval.episodes=50", "env.steps=6", env="generation/gmm1d")
     evaluator = Evaluator(config, torch.device("cpu"))
     record = evaluator.play(Zero(), 2)
     env, _ = envs.make("generation/gmm1d", (0, 1), 50, steps=6)
@@ -89,6 +93,7 @@ def test_scores_are_of_the_last_observations(small):
     assert record["scores"] == env.scores(info["final_obs"])
     assert record["scores"]["reward"][0] == pytest.approx(info["terminal_reward"].mean() / 2, rel=1e-5)
     assert record["lengths"] == [6] * 50
+    assert "on_bound" not in record  # its actions have no bounds
 
 
 def test_an_evaluation_depends_on_its_number_alone(small):

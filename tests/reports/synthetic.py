@@ -102,8 +102,8 @@ def run(
     _write_config(
         path, env, label, seed, steps=steps, evaluations=evaluations, repeat=repeat, size=size, rule=rule, score=score
     )
-    evals = [{"env_step": int(s), "update": int(s) // repeat, "returns": list(map(float, r)), "lengths": [1000] * len(r)}
-             for s, r in zip(grid, returns.round(3), strict=True)]  # fmt: skip
+    evals = [{"env_step": int(s), "update": int(s) // repeat, "returns": list(map(float, r)), "lengths": [1000] * len(r),
+              "on_bound": [0.4 * s / steps] * len(r)} for s, r in zip(grid, returns.round(3), strict=True)]  # fmt: skip
     times = np.linspace(steps / metric_lines, steps, metric_lines).round().astype(int)
     write_lines(path / "evals.jsonl", evals)
     write_lines(path / "metrics.jsonl", _metrics(generator, label, times, repeat))

@@ -239,9 +239,10 @@ def test_what_stands_beside_the_score_is_shown_and_ranks_nothing(tmp_path: Path,
     rows, (cell,) = rows_of(tmp_path / "kl" / "report"), summary_of(tmp_path / "kl" / "report")["cells"]
     assert [float(row["final"]) for row in rows] == pytest.approx([1 / 17, 1 / 18, 1 / 19])
     assert [float(row["final: reward"]) for row in rows] == [16.5, 17.5, 18.5]
-    assert set(cell["others"]) == {"return", "reward"}
+    assert set(cell["others"]) == {"return", "on_bound", "reward"}
     assert (cell["score"], cell["others"]["reward"]["value"]) == ("KL", 17.5)
-    assert "| environment | algorithm | return | reward |" in (tmp_path / "kl" / "report" / "report.md").read_text()
+    text = (tmp_path / "kl" / "report" / "report.md").read_text()
+    assert "| environment | algorithm | return | on the bound | reward |" in text
 
 
 # Words
