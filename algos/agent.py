@@ -298,8 +298,9 @@ def polyak(target: nn.Module, online: nn.Module, rate: float) -> None:
 class Agent:
     """Base of every agent. Subclasses build their networks in `__init__` after calling this one.
 
-    spec: the environment; config: an instance of `Config`; generator: for the initial weights (CPU); device: a torch
-    device. Raises ValueError where the environment does not fit (unbounded actions for an agent that needs bounds).
+    spec: the environment; config: an instance of `Config`; generator: for the initial weights (CPU), and nothing else
+    decides them; device: a torch device. Numbers drawn elsewhere than in `draws` would be lost in a resume: a run refuses
+    them. Raises ValueError where the environment does not fit (unbounded actions for an agent that needs bounds).
     """
 
     Config: type

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ def check_agents(configs: list[RunConfig]) -> None:
             agent = build(config, spec)
             try:
                 check(agent, obs)
+                check_seeded(agent, build(config, spec))
             except UsageError as error:
                 raise UsageError(f"{config.label} on {config.env['id']}: {error}") from error
             check_rollout(config, agent.data)
@@ -80,6 +82,45 @@ def check_length(config: RunConfig, agent: Agent) -> None:
             f"{config.label} would never come to {', '.join(phase.name for phase in late)}: steps={config.steps} frames give "
             f"{updates} updates, and {last} come before; set steps={least} or more"
         )
+
+
+def check_seeded(agent: Agent, again: Agent) -> None:
+    """Raises UsageError unless an agent built again from the same seed has the same weights: those of torch's own layers come
+    from its global generator, which is the same at the start of every run, whatever its seed."""
+    networks = again.networks()
+    for name, network in agent.networks().items():
+        other = networks[name].state_dict()
+        for key, tensor in network.state_dict().items():
+            if not torch.equal(tensor, other[key]):
+                raise UsageError(
+                    f"{type(agent).__name__} has weights that do not come from its `generator` ({name}.{key}), so that seeds "
+                    "would not differ in them: draw them from it, as algos.networks does"
+                )
+
+
+class GlobalDraws:
+    """Watches the global generators of torch and NumPy. No checkpoint keeps them, and no seed of a run sets them: a run that
+    draws from them is not the same again, and not the same after a stop."""
+
+    def __init__(self):
+        self.look()
+
+    def look(self) -> None:
+        self.states = self._states()
+
+    def check(self, env_step: int) -> None:
+        """Raises ValueError where one was drawn from since the last `look`."""
+        for name, state in self._states().items():
+            if state != self.states[name]:
+                raise ValueError(
+                    f"{name}'s global generator was drawn from before frame {env_step}, which a resumed run cannot repeat: an "
+                    "agent's random numbers are those that its `draws` declare, an environment's come from its seed"
+                )
+
+    @staticmethod
+    def _states() -> dict[str, tuple]:
+        kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+        return {"torch": (torch.get_rng_state().numpy().tobytes(),), "NumPy": (kind, keys.tobytes(), *rest)}
 
 
 def check(agent: Agent, obs: Tensor) -> None:

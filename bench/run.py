@@ -25,7 +25,7 @@ from algos.replay import buffer_for
 from bench import cost, devices, provenance
 from bench.clock import Clock, CudaClock
 from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, to_plain
-from bench.contract import BOUND
+from bench.contract import BOUND, GlobalDraws
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite, finite
 from bench.mirror import Mirror, mirror
@@ -76,6 +76,7 @@ class Run:
         self.last_return: float | None = None
         self._beat, self._rate = 0.0, (time.time(), 0)
         self.mirror: Mirror | None = None
+        self.global_draws = GlobalDraws()
         self._open(auto, precision, session or {})
         self.mirror = self._new_mirror()
 
@@ -136,6 +137,7 @@ class Run:
         log_at, eval_at = self._next(config.log_every), self._next(config.eval_every)
         checkpoint_at = self._next(config.checkpoint_every)
         self._mirror()
+        self.global_draws.look()
         self.clock.lap("setup")
         if self.eval_due:
             self._evaluate()
@@ -282,7 +284,10 @@ class Run:
     def _append_clock(self) -> None:
         here = {"env_step": self.env_step, "update": self.agent.updates}
         self.dir.append("clock.jsonl", here | self.clock.record())
+        if self.env_step:
+            self.global_draws.check(self.env_step)
         self._mirror()
+        self.global_draws.look()  # a mirror may draw what it likes
 
     def _mirror(self, end: bool = False) -> None:
         """Follow the records. No failure of a mirror (a lost server, say) is one of the run: it is said, and left out."""

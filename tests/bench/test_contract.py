@@ -12,6 +12,7 @@ from bench import conformance, provenance
 from bench.grid import plan
 
 SLIPS = """
+import numpy as np
 import torch
 from dataclasses import dataclass
 from torch import nn
@@ -263,6 +264,18 @@ class Steps(sac.SAC):
         return info
 
 
+class OwnInit(sac.SAC):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.head = nn.Linear(2, 2)
+
+
+class Drawing(sac.SAC):
+    def critic(self, batch, noise):
+        self.drawn = torch.rand(()) if self.config.tau < 0.5 else np.random.rand()
+        return super().critic(batch, noise)
+
+
 class Discounts(sac.SAC):
     def replay_need(self):
         return Replay(self.config.batch_size, self.config.capacity, 1, 0.97)
@@ -293,6 +306,7 @@ TOLD = {
     "Copies": "has rollouts of 2 copies and Config.envs = None",
     "NoLength": "Rollout.length=0 is out of range: it takes 1 or more",
     "Listed": "in the list more, which no checkpoint keeps",
+    "OwnInit": "has weights that do not come from its `generator` (head.weight)",
     "Bare": "has a bare parameter in log_alpha",
     "Torch": "has a torch optimizer in optimizer",
     "Raises": "a cannot be made for toy/multigoal: needs 10 or more observations",
@@ -329,6 +343,14 @@ def test_the_discount_is_the_one_that_the_task_states(command, slips):
     done = command("run", "--algos", "a=slips:Discounts", *words)
     assert done.code == 2
     assert "discounts by 0.97, and generation/gmm1d states 1: give its data self.gamma" in done.err
+
+
+@pytest.mark.parametrize(("tau", "whose"), [(0.005, "torch"), (1, "NumPy")])
+def test_a_run_draws_from_no_global_generator(command, slips, tau, whose):
+    words = (*SMALL, "--seeds", "1", "log_every=40", f"algo.tau={tau}", "--no-report")
+    done = command("run", "--algos", "a=slips:Drawing", *words)
+    assert done.code == 1
+    assert f"ValueError: {whose}'s global generator was drawn from before frame 40, which" in done.out
 
 
 @pytest.mark.parametrize("name", ["Shifted", "Decays", "Steps", "Aliases", "Halves"])
