@@ -93,8 +93,8 @@ def check_seeded(agent: Agent, again: Agent) -> None:
         for key, tensor in network.state_dict().items():
             if not torch.equal(tensor, other[key]):
                 raise UsageError(
-                    f"{type(agent).__name__} has weights that do not come from its `generator` ({name}.{key}), so that seeds "
-                    "would not differ in them: draw them from it, as algos.networks does"
+                    f"{type(agent).__name__} has weights that do not come from its `generator` ({name}.{key}): make torch's "
+                    "own layers within torch.random.fork_rng(), after torch.manual_seed(generator.initial_seed())"
                 )
 
 

@@ -270,6 +270,14 @@ class OwnInit(sac.SAC):
         self.head = nn.Linear(2, 2)
 
 
+class OwnLayers(sac.SAC):
+    def __init__(self, spec, config, generator, device="cpu"):
+        super().__init__(spec, config, generator, device)
+        with torch.random.fork_rng():
+            torch.manual_seed(generator.initial_seed())
+            self.head = nn.Linear(2, 2).requires_grad_(False)
+
+
 class Drawing(sac.SAC):
     def critic(self, batch, noise):
         self.drawn = torch.rand(()) if self.config.tau < 0.5 else np.random.rand()
@@ -366,10 +374,12 @@ def test_what_the_guide_allows_conforms(slips, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("algos", "env"),
-    [("slips:OfTime", "generation/gmm1d"), ("dpok(pretrain=0)", "generation/gmm1d"), ("slips:Edge", "toy/multigoal")],
+    [("slips:OfTime", "generation/gmm1d"), ("dpok(pretrain=0)", "generation/gmm1d"), ("slips:Edge", "toy/multigoal"),
+     ("slips:OwnLayers", "toy/multigoal")],
 )
 def test_what_is_legitimate_is_planned(slips, algos, env):
-    """An agent that reads its observations as what they are; no pretraining; an action that is 1 but for its rounding."""
+    """An agent that reads its observations as what they are; no pretraining; an action that is 1 but for its rounding; layers
+    of torch's own, made from the run's seed."""
     settings = ["algo.actor_hidden=[8]", "algo.critic_hidden=[8]"]
     assert len(plan("quick", f"a={algos}", env, "1", settings)[0]) == 1
 
