@@ -165,10 +165,9 @@ def typed(cls: type, values: dict[str, Any], where: str = "") -> Any:
         return cls(**converted)
     except UsageError:
         raise
-    except ValueError as error:  # which begins with the setting's name
-        raise UsageError(f"{where}{error}") from error
-    except Exception as error:  # an author's Config may raise anything
-        raise UsageError(f"{cls.__module__}.{cls.__qualname__}: {told(error)}") from error
+    except Exception as error:  # an author's Config may raise anything; a ValueError's words begin with the setting's name
+        named = isinstance(error, ValueError) and str(error)
+        raise UsageError(f"{where if named else f'{cls.__module__}.{cls.__qualname__}: '}{told(error)}") from error
 
 
 def told(error: Exception) -> str:

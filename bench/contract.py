@@ -33,8 +33,8 @@ def check_agents(configs: list[RunConfig]) -> None:
             spec, obs = _first(config.env["id"], json.dumps(config.env_settings))
             agent = build(config, spec)
             try:
-                check(agent, obs)
                 check_seeded(agent, build(config, spec))
+                check(agent, obs)
             except UsageError as error:
                 raise UsageError(f"{config.label} on {config.env['id']}: {error}") from error
             check_rollout(config, agent.data)
@@ -87,20 +87,18 @@ def check_length(config: RunConfig, agent: Agent) -> None:
 def check_seeded(agent: Agent, again: Agent) -> None:
     """Raises UsageError unless an agent built again from the same seed has the same weights: those of torch's own layers come
     from its global generator, which is the same at the start of every run, whatever its seed."""
-    networks = again.networks()
-    for name, network in agent.networks().items():
-        other = networks[name].state_dict()
-        for key, tensor in network.state_dict().items():
-            if not torch.equal(tensor, other[key]):
+    for (name, network), other in zip(agent.networks().items(), again.networks().values(), strict=True):
+        for (key, value), same in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
+            if isinstance(value, Tensor) and not torch.equal(value.nan_to_num(), same.nan_to_num()):
                 raise UsageError(
-                    f"{type(agent).__name__} has weights that do not come from its `generator` ({name}.{key}): make torch's "
-                    "own layers within torch.random.fork_rng(), after torch.manual_seed(generator.initial_seed())"
+                    f"{type(agent).__name__} has weights that do not come from its `generator` ({name}.{key}): before torch's "
+                    "own layers are made, torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))"
                 )
 
 
 class GlobalDraws:
-    """Watches the global generators of torch and NumPy. No checkpoint keeps them, and no seed of a run sets them: a run that
-    draws from them is not the same again, and not the same after a stop."""
+    """Watches the global generators of NumPy and of torch on the CPU. No checkpoint keeps them, no seed of a run sets them, and
+    evaluation would share them with training: a run that draws from them, or seeds them, is not the same after a stop."""
 
     def __init__(self):
         self.look()
@@ -109,12 +107,12 @@ class GlobalDraws:
         self.states = self._states()
 
     def check(self, env_step: int) -> None:
-        """Raises ValueError where one was drawn from since the last `look`."""
+        """Raises ValueError where one has changed since the last `look`."""
         for name, state in self._states().items():
             if state != self.states[name]:
                 raise ValueError(
-                    f"{name}'s global generator was drawn from before frame {env_step}, which a resumed run cannot repeat: an "
-                    "agent's random numbers are those that its `draws` declare, an environment's come from its seed"
+                    f"{name}'s global generator was drawn from or seeded before frame {env_step}: a resumed run would differ. "
+                    "An agent's random numbers are those that its `draws` declare, an environment's come from its own np_random"
                 )
 
     @staticmethod

@@ -54,10 +54,12 @@ def refuse_where_another_host_works(directory: RunDir) -> None:
     """UsageError if a process of another machine goes on with this run.
 
     A second line behind the lock, which some network file systems keep to one machine. A heartbeat that another machine
-    left, because its run was killed or its directory copied, does not move.
+    left, because its run was killed or its directory copied, does not move. How old it is says nothing: clocks differ.
     """
     first = directory.progress()
-    if first is None or directory.state() != "running" or first["host"] == socket.gethostname():
+    if first is None or first["state"] != "running" or first["host"] == socket.gethostname():
+        return
+    if directory.state() in ("done", "failed"):
         return
     deadline = time.monotonic() + 5 * HEARTBEAT
     while time.monotonic() < deadline:

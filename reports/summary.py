@@ -259,7 +259,7 @@ def _cell(rows: list[Row]) -> Row:
         values = _values(scored, name)
         every = 0 < len(values) == len(scored)  # a mean over some of the seeds would stand beside means over all
         cell[name] = estimate(stats.mean_estimate(values)) if every else None
-    others = [key for key in rows[0] if key.startswith("final: ") and len(_values(scored, key))]
+    others = [key for key in rows[0] if key.startswith("final: ") and 0 < len(_values(scored, key)) == len(scored)]
     cell["others"] = {key.removeprefix("final: "): estimate(stats.mean_estimate(_values(scored, key))) for key in others}
     for threshold in THRESHOLDS:
         key = reach_key(threshold)

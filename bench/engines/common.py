@@ -114,6 +114,7 @@ def _tell(number: int, _frame: Any) -> None:
         asked.append(number)
 
 
+REFUSED = "refused"  # how the outcome of a worker begins that would not take up its run: exit code 2, as everywhere
 DISK_FULL = "the disk is full; the run goes on from its last checkpoint once there is space"
 
 
@@ -130,4 +131,5 @@ def describe(code: int, directory: RunDir) -> str:
         return names[code]
     log = directory.path / "worker.log"
     last = log.read_text(errors="replace").strip().rpartition("\n")[2] if log.exists() else "it wrote nothing"
-    return f"died (exit code {code}): {last} ({log})"
+    how = REFUSED if code == 2 else f"died (exit code {code})"
+    return f"{how}: {last} ({log})"

@@ -20,7 +20,7 @@ def check(options: Options) -> None:
 def submit(
     experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], bool | None] = lambda: None
 ) -> dict[int, str]:
-    """Run the cells; returns index -> done | failed | stopped | died (...). One failing run never stops the others.
+    """Run the cells; returns index -> done | failed | stopped | refused: ... | died (...). No failing run stops the others.
 
     SIGINT or SIGTERM to this process stops the workers at their next decision, with checkpoints, and starts no more; a
     second one ends them at once, on their last checkpoints. `watch` is called a few times a second; it asks for the

@@ -58,20 +58,24 @@ def submit(
     outcome: dict[int, str] = {}
     with stop_requests() as stopping:
         told = 0
-        while running:
-            for index, job in list(running.items()):
-                directory = experiment.run_dir(cells[index])
-                if told and directory.state() != "running":
-                    outcome[index] = "stopped"  # a cancelled task leaves no result, and sacct is asked only now and then
-                elif job.done():
-                    outcome[index] = result(job, directory, bool(stopping))
-            running = {index: job for index, job in running.items() if index not in outcome}
-            for job in running.values() if len(stopping) > told else ():
+        try:
+            while running:
+                for index, job in list(running.items()):
+                    directory = experiment.run_dir(cells[index])
+                    if told and directory.state() != "running":
+                        outcome[index] = "stopped"  # a cancelled task leaves no result, and sacct is asked only now and then
+                    elif job.done():
+                        outcome[index] = result(job, directory, bool(stopping))
+                running = {index: job for index, job in running.items() if index not in outcome}
+                for job in running.values() if len(stopping) > told else ():
+                    job.cancel(check=False)
+                told = len(stopping)
+                if watch():
+                    stopping.append(signal.SIGTERM)
+                time.sleep(POLL)
+        finally:
+            for job in running.values():  # the watch failed: nobody would wait for them
                 job.cancel(check=False)
-            told = len(stopping)
-            if watch():
-                stopping.append(signal.SIGTERM)
-            time.sleep(POLL)
     return outcome
 
 

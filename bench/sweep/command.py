@@ -19,7 +19,7 @@ from bench.sweep.finish import confirm, snapshot
 from bench.sweep.plan import Plan, plan
 from bench.sweep.storage import FINISHED, Claim, Opened, claim, open_storage, open_study, outages, public, running_here
 from bench.sweep.trial import run_trial
-from bench.worker import EXIT, die_with_parent, limit_threads, thread_limits
+from bench.worker import EXIT, STOP_SIGNALS, die_with_parent, limit_threads, thread_limits
 
 REFUSED = 2  # exit code of a command, and so of a worker, that could not go on and has said why
 IDLE = 1.0  # seconds between two looks for trials that were lost
@@ -155,7 +155,7 @@ def carry(jobs: int, options: Options) -> str:
         for number, handler in before.items():
             signal.signal(number, handler)
     for code in codes:
-        if code not in (EXIT["done"], EXIT["stopped"], REFUSED):
+        if code not in (EXIT["done"], EXIT["stopped"], REFUSED) and not (stopping and -code in STOP_SIGNALS):
             why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             print(f"a worker died ({why}); the others took up its trial, if any was left", flush=True)
     if stopping or EXIT["stopped"] in codes:

@@ -19,7 +19,7 @@ from bench.rundir import Experiment, RunDir, dump_json, read_json, replace_file
 from bench.sweep.plan import SUFFIX, Plan
 from bench.sweep.space import Space
 from bench.sweep.storage import Opened, public
-from bench.worker import IN_USE, locked
+from bench.worker import IN_USE, locked, refuse_where_another_host_works
 
 WRITING = 60.0  # seconds that another process gets to write sweep.json
 FEWEST = 4  # complete trials from which the importance of parameters is looked at
@@ -159,12 +159,15 @@ def confirm(asked: Plan, studies: list[Opened], retry_failed: bool) -> int:
     for label in nothing:
         print(f"{label}: no trial is complete, so there is no best configuration; sweep.json says why each failed")
     won = [opened for opened in studies if best(opened) is not None]
-    seeds, experiment = list(range(asked.confirm)), Experiment(asked.path, "confirm")
-    if not won or not seeds:
+    experiment = Experiment(asked.path, "confirm")
+    if not won or not asked.confirm:
         return 1 if nothing else 0
-    cells = [cell for opened in won for cell in [*opened.asked.cells({}, seeds), *winners(asked, opened, seeds)]]
     try:
         with locked(experiment.path / "lock", str(experiment.path)):
+            cells = []
+            for opened in won:
+                seeds = seeds_of(experiment, opened.asked.label, asked.confirm)
+                cells += [*opened.asked.cells({}, seeds), *winners(asked, opened, seeds)]
             for cell in cells:
                 set_aside(asked.path, experiment.run_dir(cell.entry()), cell)
             indices = experiment.write(asked.preset, command(asked), [cell.entry() for cell in cells])
@@ -176,6 +179,15 @@ def confirm(asked: Plan, studies: list[Opened], retry_failed: bool) -> int:
         print(f"another process runs a confirmation ({experiment.path}); repeat the command when it is over")
         return 3
     return max(code, 1) if nothing and code != 3 else code
+
+
+def seeds_of(experiment: Experiment, label: str, confirm: int) -> list[int]:
+    """Those asked for, and those that the confirmation has of this search: runs of an earlier winner would be left beside."""
+    known = [cell["seed"] for cell in experiment.cells() if cell["label"] == label + SUFFIX]
+    more = max([confirm, *(seed + 1 for seed in known)])
+    if more > confirm:
+        print(f"{label}: confirmed on {more} seeds before, and so again, not on {confirm}")
+    return list(range(more))
 
 
 def set_aside(top: Path, directory: RunDir, cell: Cell) -> None:
@@ -191,4 +203,6 @@ def set_aside(top: Path, directory: RunDir, cell: Cell) -> None:
         return
     place = top / "replaced" / f"trial_{stored[0].algo['tuned']['trial']:04d}" / directory.path.relative_to(top / "confirm")
     place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(directory.path, place)
+    with locked(directory.path / "lock", str(directory.path)):
+        refuse_where_another_host_works(directory)
+        shutil.move(directory.path, place)

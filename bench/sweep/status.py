@@ -10,12 +10,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.config import UsageError
 from bench.display import GridView, rows
 from bench.rundir import STALE_AFTER, Experiment, read_json
 from bench.sweep.plan import SUFFIX
 
 ENDS = {"complete": "complete", "pruned": "pruned", "fail": "failed"}  # of sweep.json
 ENDED = "ended.json"  # how a trial ended, in its directory, for those who look at files: the storage is what counts
+
+
+def heartbeat_of(place: Path) -> dict[str, Any] | None:
+    """A trial's newest heartbeat; None without one, or where a crash of the machine left it empty: it is not flushed."""
+    try:
+        return read_json(place / "heartbeat.json")
+    except UsageError:
+        return None
 
 
 class SweepView(GridView):
@@ -39,7 +48,7 @@ class SweepView(GridView):
 
     def going(self) -> bool:
         """Whether somebody worked on it a moment ago and it is not complete: between two trials nothing runs."""
-        files = [read_json(place / "heartbeat.json") for found in self._begun().values() for place in found]
+        files = [heartbeat_of(place) for found in self._begun().values() for place in found]
         ages = [time.time() - beat["time"] for beat in files if beat]
         ages += [row["age"] for row in super().rows() if row["age"] is not None]
         return not self.complete() and min(ages, default=STALE_AFTER) < STALE_AFTER
@@ -70,7 +79,7 @@ class SweepView(GridView):
 
     def _trial(self, label: str, place: Path) -> dict[str, Any]:
         inner = rows(Experiment(place.parent, place.name))
-        end, beat = self._end(label, place), read_json(place / "heartbeat.json")
+        end, beat = self._end(label, place), heartbeat_of(place)
         works = beat is not None and time.time() - beat["time"] < STALE_AFTER
         ages, rest = ([row[key] for row in inner if row[key] is not None] for key in ("age", "eta"))
         state = end["state"] if end else "running" if works else "stopped"

@@ -28,6 +28,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.config import UsageError
@@ -103,13 +104,14 @@ def open_storage(plan: Plan) -> optuna.storages.BaseStorage:
     """The journal file of the sweep, or what --storage names. Raises UsageError where there is none."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if plan.storage is None:
-        from optuna.storages.journal import JournalFileBackend
-
         plan.path.mkdir(parents=True, exist_ok=True)
         journal = plan.path / "journal.log"
-        mend(journal)
+        lock = JournalLock(journal)
+        if torn(journal):
+            lock.acquire()
+            lock.release()
         try:
-            return JournalStorage(JournalFileBackend(str(journal), journal_lock(journal)))
+            return JournalStorage(JournalFileBackend(str(journal), lock))
         except ValueError as error:
             raise UsageError(f"{journal} cannot be read ({error}); restore it, or choose another --name") from error
     from sqlalchemy.exc import IntegrityError, ProgrammingError
@@ -139,30 +141,35 @@ def outages(plan: Plan) -> Iterator[None]:
         ) from error
 
 
-def journal_lock(journal: Path) -> Any:
-    """A file of its own. Optuna's default is a symbolic link to the journal, which dangles where that path is relative or
-    another one on another machine, and then is waited for without end if its owner was killed."""
-    from optuna.storages.journal import JournalFileOpenLock
+class JournalLock(JournalFileOpenLock):
+    """What every append is made under. A file of its own: Optuna's default is a symbolic link to the journal, which dangles
+    where that path is relative or another one on another machine, and then is waited for without end if its owner was killed.
 
-    return JournalFileOpenLock(str(journal))
+    Who takes it cuts off a torn last line, left by a full disk or a crash: an append to that would be lost with it, and the one
+    after would leave a journal that nobody can read."""
+
+    def __init__(self, journal: Path):
+        super().__init__(str(journal))
+        self.journal = journal
+
+    def acquire(self) -> bool:
+        super().acquire()
+        try:
+            if torn(self.journal):
+                os.truncate(self.journal, self.journal.read_bytes().rfind(b"\n") + 1)
+        except BaseException:
+            self.release()
+            raise
+        return True
 
 
-def mend(journal: Path) -> None:
-    """Cut off a torn last line, left by a full disk or a crash: Optuna would append to it and read neither again."""
-
-    def torn() -> bool:
-        content = journal.read_bytes() if journal.exists() else b""
-        return bool(content) and not content.endswith(b"\n")
-
-    if not torn():
-        return
-    lock = journal_lock(journal)
-    lock.acquire()
-    try:
-        if torn():  # still, with nobody writing
-            os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
-    finally:
-        lock.release()
+def torn(journal: Path) -> bool:
+    """Whether the last line has no end: it is being written, or its writer is gone."""
+    if not journal.exists() or not journal.stat().st_size:
+        return False
+    with open(journal, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def public(url: str | None) -> str:
@@ -321,16 +328,19 @@ def write_heartbeat(path: Path) -> None:
     os.replace(temporary, path / "heartbeat.json")
 
 
-def may_be_lost(path: Path, told: dict[str, Any] | None) -> bool:
+def may_be_lost(path: Path, trial: FrozenTrial) -> bool:
     """Whether the heartbeats of a running trial, in its directory and the one that a database was told, let another process
     try its lock. On one machine the lock alone tells; what runs on another one is given time, since not every network file
     system passes locks on at once. What the directory does not know of runs where only the database is shared."""
+    told = trial.user_attrs.get("heartbeat")
     try:
         beat = read_json(path / "heartbeat.json")
     except UsageError:  # left empty by a crash of the machine
         beat = {"host": socket.gethostname(), "pid": 0}
     if told is not None and (beat is None or owner(beat) != owner(told)):
         return time.time() - told["time"] > LOST_AFTER
+    if beat is None and trial.datetime_start is not None:  # lost between its start and its first heartbeat
+        return time.time() - trial.datetime_start.timestamp() > LOST_AFTER
     return beat is not None and (beat["host"] == socket.gethostname() or time.time() - beat["time"] > STALE_AFTER)
 
 
@@ -341,7 +351,7 @@ def claim(studies: list[Opened]) -> Claim | None:
     for trial, opened in unfinished:
         path = opened.directory(trial.number)
         running = trial.state == TrialState.RUNNING
-        if running and not may_be_lost(path, trial.user_attrs.get("heartbeat")):
+        if running and not may_be_lost(path, trial):
             continue
         stack = ExitStack()
         try:
@@ -359,7 +369,7 @@ def claim(studies: list[Opened]) -> Claim | None:
 def take_up(opened: Opened, number: int, path: Path) -> bool:
     """Under the lock of a lost trial: whether it is ours now, and not ended or taken up by another in the meantime."""
     now = opened.trial(number)
-    if now.state != TrialState.RUNNING or not may_be_lost(path, now.user_attrs.get("heartbeat")):
+    if now.state != TrialState.RUNNING or not may_be_lost(path, now):
         return False
     write_heartbeat(path)
     if opened.in_database:
@@ -377,12 +387,12 @@ def take(opened: Opened, number: int, path: Path) -> bool:
         return False  # another machine, which shares the database alone, was faster
     write_heartbeat(path)  # before the storage says that it runs: a running trial without one is on another file system
     try:
-        if opened.in_database:
-            opened.tell(number)
         taken = opened.storage.set_trial_state_values(opened.trial_id(number), state=TrialState.RUNNING)
     except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError):
         taken = False  # that machine again, in this very moment
-    if not taken:
+    if taken and opened.in_database:  # not before: the heartbeat of who comes second would stay
+        opened.tell(number)
+    elif not taken:
         (path / "heartbeat.json").unlink(missing_ok=True)
     return taken
 

@@ -13,8 +13,9 @@ import numpy as np
 from optuna.trial import TrialState
 
 from bench.config import UsageError
+from bench.contract import check_agents
 from bench.engines import Carrier
-from bench.engines.common import DISK_FULL, stop_requests
+from bench.engines.common import DISK_FULL, REFUSED, stop_requests
 from bench.grid import Cell
 from bench.rundir import Experiment, RunDir, dump_json, replace_file
 from bench.sweep.status import ENDED
@@ -31,6 +32,7 @@ def run_trial(claim: Claim, engine: Carrier) -> str:
     params = space.suggest(claim.trial)
     try:
         cells = claim.opened.asked.cells(space.settings(params), claim.opened.asked.tuning_seeds)
+        check_agents([cell.config for cell in cells])
     except UsageError as error:  # each setting was checked alone, a combination can still be impossible
         return tell(claim, Progress(claim, None, []), failed=str(error))
     experiment = Experiment(claim.path.parent, claim.path.name)
@@ -99,14 +101,18 @@ def wait_for_release(paths: list[Path], claim: Claim) -> None:
 
 
 def failure(experiment: Experiment, outcome: dict[int, str]) -> str:
-    """Why the trial cannot have a value: the first run that failed or could not be started, or ''."""
+    """Why the trial cannot have a value: the first run that failed or could not be started, or ''. Raises UsageError where a
+    run was refused (by a machine of another matmul precision, say), and the trial is left to who can go on with it."""
     cells = experiment.cells()
     for index in sorted(outcome):
         directory = experiment.run_dir(cells[index])
         if directory.state() == "failed":
             return f"{cells[index]['dir']}: {(directory.failure() or {}).get('error', 'failed')}"
-        elsewhere = IN_USE in outcome[index]  # a run that outlived its sweep goes on: nothing of it has failed
-        if outcome[index] not in ("done", "stopped", DISK_FULL) and not elsewhere:
+        if IN_USE in outcome[index]:
+            continue  # a run that outlived its sweep goes on: nothing of it has failed
+        if outcome[index].startswith(REFUSED):
+            raise UsageError(f"{directory.path}: {outcome[index]}")
+        if outcome[index] not in ("done", "stopped", DISK_FULL):
             return f"{cells[index]['dir']}: {outcome[index]}"
     return ""
 

@@ -308,7 +308,7 @@ def test_a_continuation_that_does_not_begin_is_named_and_leaves_a_finished_run_f
     assert (done.code, "replay lacks rows 0 to 40, on which the checkpoint counts" in done.err) == (2, True)
     assert {name: (run / name).read_bytes() for name in before} == before
     assert not (run / "FAILED.json").exists()
-    for ended, code in (("died (exit code 2): torn", 1), ("stopped", 3)):  # before the worker came to its run
+    for ended, code in (("refused: torn", 1), ("stopped", 3)):  # before the worker came to its run
         with monkeypatch.context() as patch:
             patch.setattr("bench.carry.carry", lambda engine, experiment, todo, ended=ended: dict.fromkeys(todo, ended))
             done = command("run", *grid, "steps=60")

@@ -171,6 +171,8 @@ class AssertConfig(sac.Config):
     beta: float = 0.5
 
     def __post_init__(self):
+        if self.beta == 3:
+            raise ValueError
         assert self.beta <= 1, "beta is at most 1"
 
 
@@ -270,12 +272,17 @@ class OwnInit(sac.SAC):
         self.head = nn.Linear(2, 2)
 
 
+class Head(nn.Linear):
+    def get_extra_state(self):
+        return {"version": 1}
+
+
 class OwnLayers(sac.SAC):
     def __init__(self, spec, config, generator, device="cpu"):
         super().__init__(spec, config, generator, device)
-        with torch.random.fork_rng():
-            torch.manual_seed(generator.initial_seed())
-            self.head = nn.Linear(2, 2).requires_grad_(False)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        self.head = Head(2, 2).requires_grad_(False)
+        self.head.register_buffer("untold", torch.tensor(torch.nan))
 
 
 class Drawing(sac.SAC):
@@ -320,6 +327,7 @@ TOLD = {
     "Raises": "a cannot be made for toy/multigoal: needs 10 or more observations",
     "Breaks": "a cannot be made for toy/multigoal: RuntimeError: no such weights (slips.py, line ",
     "Asserts(beta=2)": "slips.AssertConfig: AssertionError: beta is at most 1 (slips.py, line ",
+    "Asserts(beta=3)": "slips.AssertConfig: ValueError:  (slips.py, line ",
     "Text": "slips.TextConfig: TypeError: ",
     "Named": "no setting can be called 'name' (name, agent, tuned are taken)",
 }  # fmt: skip
@@ -358,7 +366,7 @@ def test_a_run_draws_from_no_global_generator(command, slips, tau, whose):
     words = (*SMALL, "--seeds", "1", "log_every=40", f"algo.tau={tau}", "--no-report")
     done = command("run", "--algos", "a=slips:Drawing", *words)
     assert done.code == 1
-    assert f"ValueError: {whose}'s global generator was drawn from before frame 40, which" in done.out
+    assert f"ValueError: {whose}'s global generator was drawn from or seeded before frame 40: " in done.out
 
 
 @pytest.mark.parametrize("name", ["Shifted", "Decays", "Steps", "Aliases", "Halves"])

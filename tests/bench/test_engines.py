@@ -175,6 +175,19 @@ def test_a_slurm_task_that_is_cancelled_ends_with_its_run(tmp_path, monkeypatch)
     assert slurm.submit(experiment, [0, 1], Options(), lambda: True) == dict.fromkeys(range(2), "stopped")
 
 
+def test_no_slurm_task_outlives_a_watch_that_fails(tmp_path, monkeypatch):
+    """A sweep that cannot reach its database any more: nobody would count what they do."""
+    from bench.engines import slurm
+
+    experiment, cancelled = Experiment(tmp_path, "grid"), []
+    experiment.write("quick", [], [{"dir": f"seed_{k}", "config": {"threads": 1}} for k in range(2)])
+    jobs = [SimpleNamespace(done=bool, cancel=lambda check, k=k: cancelled.append(k)) for k in range(2)]
+    monkeypatch.setattr(slurm, "executor", lambda *_: SimpleNamespace(map_array=lambda *_: jobs))
+    with pytest.raises(ZeroDivisionError):
+        slurm.submit(experiment, [0, 1], Options(), lambda: 1 / 0)
+    assert cancelled == [0, 1]
+
+
 # -- the same bytes ----------------------------------------------------------------------------------------------------
 
 

@@ -199,7 +199,7 @@ def test_a_run_whose_heart_beats_on_another_machine_is_left_alone(copied, tmp_pa
 
     def beat():
         while not over.wait(0.02):
-            copied.write_progress(copied.progress() | {"time": time.time()})
+            copied.write_progress(copied.progress() | {"time": time.time() - 1000})  # by a clock that is late
 
     thread = threading.Thread(target=beat)
     thread.start()

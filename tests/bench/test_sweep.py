@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from sweeping import AGENT, LOW, PLANE, score
 
@@ -274,7 +276,11 @@ def test_raising_trials_continues_and_a_new_winner_is_confirmed_anew(sweep):
     told = Path("runs/s/report/report.md").read_text()
     assert f"aim: trial {winner}, which led before, was confirmed, trial {recorded()['best']} was not" in told
     assert "Whether tuning helps **aim** is not known" in told
-    more = sweep(PLANE, "--trials", "12", "--confirm", "2")
+    run = Path("runs/s/confirm/toy_interior/aim_tuned/seed_0")
+    with locked(run / "lock", str(run)):  # of the earlier winner, whose command was killed: it is not moved from under it
+        assert sweep(PLANE, "--trials", "12", "--confirm", "1").code == 3
+    more = sweep(PLANE, "--trials", "12", "--confirm", "1")
+    assert "aim: confirmed on 2 seeds before, and so again, not on 1" in more.out
     assert (first.code, ahead.code, more.code) == (0, 0, 0), more
     assert "which led before" not in Path("runs/s/report/report.md").read_text()
     assert outcome(recorded())[:3] == before
@@ -608,9 +614,21 @@ def test_a_run_that_outlives_its_sweep_is_waited_for_while_its_heartbeat_goes_on
 
 def test_a_run_that_another_process_has_is_no_failed_trial(sweep, monkeypatch):
     with monkeypatch.context() as patch:
-        told = "died (exit code 2): error: it is in use by pid 5 on node7 (worker.log)"
+        told = "refused: error: it is in use by pid 5 on node7 (worker.log)"
         patch.setattr(local, "submit", lambda experiment, indices, options, watch: dict.fromkeys(indices, told))
         assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 3
+    assert not list(Path("runs/s/trials").rglob("ended.json"))
+    assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
+    assert [trial["state"] for trial in recorded()["trials"]] == ["complete"] * 2
+
+
+def test_a_run_that_this_machine_refuses_is_no_failed_trial(sweep, monkeypatch):
+    """Its checkpoint was made at another precision, say: the trial waits for a machine that can go on with it."""
+    with monkeypatch.context() as patch:
+        told = "refused: error: it was made with matmul precision medium (worker.log)"
+        patch.setattr(local, "submit", lambda experiment, indices, options, watch: dict.fromkeys(indices, told))
+        done = sweep(PLANE, "--trials", "2", "--sampler", "random")
+    assert (done.code, done.err.count(told)) == (2, 1)
     assert not list(Path("runs/s/trials").rglob("ended.json"))
     assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
     assert [trial["state"] for trial in recorded()["trials"]] == ["complete"] * 2
@@ -682,7 +700,8 @@ def test_a_journal_whose_writer_was_killed_is_free_again_after_a_while(tmp_path,
 @pytest.mark.parametrize(
     ("beat", "told", "lost"),
     [
-        (None, None, False),  # of another file system
+        (None, None, False),  # of another file system, and begun 590 s ago
+        (None, "begun", True),  # 610 s ago, and lost before its first heartbeat
         (("here", 1, 5), None, True),  # its lock tells
         (("elsewhere", 1, 50), None, False),
         (("elsewhere", 1, 70), None, True),
@@ -700,7 +719,20 @@ def test_a_running_trial_is_lost_when_nothing_was_heard_of_it_for_long(tmp_path,
 
     if beat:
         (tmp_path / "heartbeat.json").write_text(json.dumps(record(*beat)))
-    assert may_be_lost(tmp_path, told and record(*told)) == lost
+    attrs = {"heartbeat": record(*told)} if told and told != "begun" else {}
+    start = datetime.now() - timedelta(seconds=610 if told == "begun" else 590)
+    assert may_be_lost(tmp_path, SimpleNamespace(user_attrs=attrs, datetime_start=start)) == lost
+
+
+def test_who_comes_second_to_a_trial_leaves_the_heartbeat_of_the_first(tmp_path):
+    """Two machines that share the database alone: the owner would hear that another one took up its trial."""
+    calls = []
+    opened = SimpleNamespace(
+        trial=lambda number: SimpleNamespace(state=TrialState.WAITING), trial_id=int, in_database=True, tell=calls.append,
+        storage=SimpleNamespace(set_trial_state_values=lambda number, state: number == 1),
+    )  # fmt: skip
+    assert [storage_module.take(opened, number, tmp_path) for number in (0, 1)] == [False, True]
+    assert calls == [1]
 
 
 DATABASE = ("--sampler", "random", "--trials", "2", "--storage", "sqlite:///trials.db")
@@ -766,6 +798,19 @@ def test_a_torn_journal_is_mended(sweep):
     journal.write_bytes(whole[:40] + b"\n" + whole[40:])
     refused = sweep(PLANE, "--trials", "3", "--sampler", "random")
     assert (refused.code, "journal.log cannot be read" in refused.err) == (2, True)
+
+
+def test_a_write_cut_short_costs_the_other_processes_of_a_sweep_nothing(tmp_path):
+    """Its writer found the disk full; there is space again, and another process writes."""
+    path = tmp_path / "journal.log"
+    journals = [JournalFileBackend(str(path), storage_module.JournalLock(path)) for _ in range(3)]
+    journals[0].append_logs([{"a": 1}])
+    with path.open("ab") as file:
+        file.write(b'{"b": 2')
+    journals[1].append_logs([{"c": 3}, {"d": 4}])
+    journals[0].append_logs([{"e": 5}])
+    for journal in journals:
+        assert list(journal.read_logs(0)) == [{"a": 1}, {"c": 3}, {"d": 4}, {"e": 5}]
 
 
 def test_the_report_shows_what_tuning_changed_and_what_it_cost(sweep):

@@ -233,16 +233,18 @@ def test_what_stands_beside_the_score_is_shown_and_ranks_nothing(tmp_path: Path,
         path = synthetic.run(tmp_path / "kl", "generation/gmm1d", "sac", seed, score=score)
         evals = [json.loads(line) for line in (path / "evals.jsonl").read_text().splitlines()]
         for position, row in enumerate(evals):
+            if seed == 1:
+                del row["on_bound"]  # of a run made before it was recorded: no mean over some of the seeds
             row["scores"] = {"KL": [1.0 / (1 + position + seed)], "reward": [position + seed, position + seed + 1]}
         synthetic.write_lines(path / "evals.jsonl", evals)
     reports.write([tmp_path / "kl"], tmp_path / "kl" / "report")
     rows, (cell,) = rows_of(tmp_path / "kl" / "report"), summary_of(tmp_path / "kl" / "report")["cells"]
     assert [float(row["final"]) for row in rows] == pytest.approx([1 / 17, 1 / 18, 1 / 19])
     assert [float(row["final: reward"]) for row in rows] == [16.5, 17.5, 18.5]
-    assert set(cell["others"]) == {"return", "on_bound", "reward"}
+    assert set(cell["others"]) == {"return", "reward"}
     assert (cell["score"], cell["others"]["reward"]["value"]) == ("KL", 17.5)
     text = (tmp_path / "kl" / "report" / "report.md").read_text()
-    assert "| environment | algorithm | return | on the bound | reward |" in text
+    assert "| environment | algorithm | return | reward |" in text
 
 
 # Words
