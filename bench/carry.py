@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,10 @@ from bench.worker import LOOK, limit_threads, locked
 
 def run_grid(
     preset: str, algos: str | None, env_ids: str | None, seeds: str | None, overrides: list[str], *, root: Path,
-    name: str | None, how: Any, report: bool = True,
+    name: str | None, how: Any, report: bool = True, plan_only: bool = False,
 ) -> int:  # fmt: skip
     """What `python -m bench run` does with these words; returns its exit code. how: options of engines, as `carrier` takes
-    them, and `jobs`. Raises UsageError for bad input, before anything is written."""
+    them, and `jobs`; plan_only: start nothing. Raises UsageError for bad input, before anything is written."""
     limit_threads(1)
     cells, default = user_error(plan, preset, algos, env_ids, seeds, overrides)
     engine = carrier(how, [cell.config for cell in cells], how.jobs)
@@ -35,6 +36,12 @@ def run_grid(
     with locked(experiment.path / "lock", str(experiment.path), LOOK):
         indices = experiment.write(preset, ["python", "-m", "bench", *sys.argv[1:]], entries)
         todo = unfinished(experiment, indices, how.retry_failed)
+        if plan_only:
+            print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended; for each of the others:")
+            for index in todo:
+                words = ("--root", str(root), "--name", experiment.path.name, "--index", str(index))
+                print("python -m bench worker", shlex.join(words))
+            return 0
         print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended, {engine}", flush=True)
         outcome = carry(engine, experiment, todo)
         code = summary(experiment, indices, outcome)

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from bench.carry import run_grid
 
     asked = (args.preset, args.algos, args.envs, args.seeds, args.overrides)
-    return run_grid(*asked, root=args.root, name=args.name, how=args, report=not args.no_report)
+    return run_grid(*asked, root=args.root, name=args.name, how=args, report=not args.no_report, plan_only=args.plan_only)
 
 
 def worker(args: argparse.Namespace) -> int:

@@ -16,9 +16,9 @@ LOOP = ("env", "act", "store", "sample")  # what is active beside the phases of 
 class Clock:
     """`lap(phase)` charges the time since the last lap to a phase, so the phases add up to the whole."""
 
-    def __init__(self, wall: dict[str, float] | None = None, process: float = 0.0, updates: int = 0):
+    def __init__(self, wall: dict[str, float] | None = None, process: float = 0.0, updates: int = 0, rss_mb: float = 0.0):
         self.wall = dict(wall or {})
-        self.updates = updates
+        self.updates, self._rss_before = updates, rss_mb
         self._process_before, self._process_start = process, time.process_time()
         self._last = time.perf_counter()
 
@@ -36,8 +36,13 @@ class Clock:
     def process(self) -> float:
         return self._process_before + time.process_time() - self._process_start
 
+    @property
+    def rss_mb(self) -> float:
+        """Largest resident memory of any session."""
+        return max(self._rss_before, round(peak_memory_mb(), 1))
+
     def state(self) -> dict[str, object]:
-        return {"wall": dict(self.wall), "process": self.process, "updates": self.updates}
+        return {"wall": dict(self.wall), "process": self.process, "updates": self.updates, "rss_mb": self.rss_mb}
 
     def record(self) -> dict[str, object]:
         return {
@@ -46,7 +51,7 @@ class Clock:
             "process": round(self.process, 6),
             "total": round(sum(self.wall.values()), 6),
             "updates_timed": self.updates,
-            "rss_mb": round(peak_memory_mb(), 1),
+            "rss_mb": self.rss_mb,
         }
 
 
@@ -58,8 +63,8 @@ class CudaClock(Clock):
     device gets there, at once where it had nothing to do. They are read when the times are asked for.
     """
 
-    def __init__(self, wall: dict[str, float] | None = None, process: float = 0.0, updates: int = 0):
-        super().__init__(wall, process, updates)
+    def __init__(self, wall: dict[str, float] | None = None, process: float = 0.0, updates: int = 0, rss_mb: float = 0.0):
+        super().__init__(wall, process, updates, rss_mb)
         self._before, self._laps = _event(), []
 
     def lap(self, phase: str) -> None:

@@ -81,7 +81,7 @@ class Probes:
     STATES, SAMPLES, MOST = 4, 64, 50
 
     def __init__(self, config: RunConfig, device: torch.device):
-        vector, _ = envs.make(config.env["id"], (config.seed, PROBE_STREAM), self.STATES, **config.env_settings)
+        vector, self.spec = envs.make(config.env["id"], (config.seed, PROBE_STREAM), self.STATES, **config.env_settings)
         self.obs, _ = vector.reset()
         vector.close()
         self.seed, self.device = config.seed, device
@@ -103,9 +103,12 @@ class Probes:
         self.actions.append(actions.reshape(self.STATES, self.SAMPLES, -1).astype(np.float32))
 
     def spread(self) -> dict[str, float]:
-        """Of the newest actions: standard deviation at one state, and the fraction on the bound."""
+        """Of the newest actions: standard deviation at one state, and the fraction on the bound where there is one."""
         newest = self.actions[-1]
-        return {"probe_std": float(newest.std(axis=1).mean()), "probe_on_bound": float((np.abs(newest) >= ON_BOUND).mean())}
+        found = {"probe_std": float(newest.std(axis=1).mean())}
+        if self.spec.action_low is not None:
+            found["probe_on_bound"] = float((np.abs(newest) >= ON_BOUND).mean())
+        return found
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"obs": self.obs, "env_step": np.asarray(self.steps), "actions": np.stack(self.actions)}

@@ -36,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
 
     run = add("run", "run a seeded grid and write its report", where, what, how)
     run.add_argument("--no-report", action="store_true", help="do not write the report at the end")
+    text = "write experiment.json with a cell for each run and start none: for a scheduler of yours, by `worker`"
+    run.add_argument("--plan-only", action="store_true", help=text)
     run.epilog = SETTINGS
     sweep_options(add("sweep", "tune algorithms with equal budgets, confirm on fresh seeds, report", where, what, how))
     listing = add("list", "list algorithms, environments or presets")

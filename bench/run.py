@@ -332,7 +332,7 @@ class Run:
         self.losses.check()
         self.checkpoint()
         counted = read_json(self.path / "cost.json")
-        self.dir.write_json("cost.json", counted | {"peak_memory_mb": round(provenance.peak_memory_mb(), 1)})
+        self.dir.write_json("cost.json", counted | {"peak_memory_mb": self.clock.rss_mb})
         self._progress("done")
         done = {"env_step": self.env_step, "update": self.agent.updates, "steps": self.config.steps, "time": time.time()}
         self.dir.mark_done(done)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -320,6 +322,21 @@ def test_a_continuation_that_does_not_begin_is_named_and_leaves_a_finished_run_f
     assert [(run / name).exists() for name in ("DONE", "FAILED.json")] == [False, True]
     assert command("run", *grid, "steps=60", "--retry-failed").code == 0
     assert [(run / name).exists() for name in ("DONE", "FAILED.json")] == [True, False]
+
+
+def test_a_plan_is_a_list_of_workers_to_start(command, tmp_path, monkeypatch):
+    """For a scheduler that is not ours."""
+    asked = (*GRID[:-1], "2", "--name", "a-plan", "--root", str(tmp_path / "with space"), "steps=300", "eval.episodes=1")
+    done = command(*asked, "--plan-only")
+    assert done.code == 0
+    experiment = tmp_path / "with space" / "a-plan"
+    assert [path.name for path in sorted(experiment.iterdir())] == ["experiment.json", "lock"]
+    told = [shlex.split(line) for line in done.out.splitlines()[1:]]
+    assert [words[:4] for words in told] == [["python", "-m", "bench", "worker"]] * 2
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert command(*told[1][3:]).code == 0
+    assert [path.parent.name for path in experiment.rglob("DONE")] == ["seed_1"]
+    assert [line.split()[-1] for line in command(*asked, "--plan-only").out.splitlines()[1:]] == ["0"]
 
 
 @pytest.mark.parametrize(("name", "code", "said"), [("run", 1, 3), ("sweep", 1, 3), ("status", 1, 3), ("watch", 0, 0)])

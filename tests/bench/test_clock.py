@@ -58,6 +58,8 @@ def test_a_phase_is_charged_once_and_overhead_is_no_training(monkeypatch):
     for phase, seconds in (("act", 1.0), ("env", 2.0), ("eval", 4.0), ("setup", 8.0), ("log", 16.0), ("checkpoint", 32.0)):
         now[0] += seconds
         measured.lap(phase)
+    monkeypatch.setattr(clock, "peak_memory_mb", lambda: 300.04)
+    assert [Clock(rss_mb=earlier).state()["rss_mb"] for earlier in (0.0, 410.5)] == [300.0, 410.5]  # of any session
     record = measured.record()
     assert record["wall"] == {"env": 2.5, "act": 1.0, "eval": 4.0, "setup": 8.0, "log": 16.0, "checkpoint": 32.0}
     assert (record["active"], record["total"]) == (3.5, 63.5)

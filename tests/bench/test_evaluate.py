@@ -93,7 +93,9 @@ def test_scores_are_of_the_last_observations(small):
     assert record["scores"] == env.scores(info["final_obs"])
     assert record["scores"]["reward"][0] == pytest.approx(info["terminal_reward"].mean() / 2, rel=1e-5)
     assert record["lengths"] == [6] * 50
-    assert "on_bound" not in record  # its actions have no bounds
+    probes = Probes(config, torch.device("cpu"))
+    probes.draw(Zero(), 0, 0)
+    assert (set(probes.spread()), "on_bound" in record) == ({"probe_std"}, False)  # its actions have no bounds
 
 
 def test_an_evaluation_depends_on_its_number_alone(small):
