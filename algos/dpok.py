@@ -10,7 +10,8 @@ DPOK's with alpha / beta_DPOK = beta / 2, whose optimum is p_pre exp(beta h / 2)
 the place of the score. Its gradient has two parts: that of a step's own penalty at the visited state, and the score function
 of each transition times what follows it, R less the penalties of the steps to come. DPOK leaves the latter penalties out
 (`penalty_to_go=false`), whose fixed point is s_pre + grad E[R | y] / 2, tilted too far, in place of s_pre + grad J* / 2. The
-official code's ratio clip and value baseline are kept, its buffer of old transitions is not.
+official code's value baseline is kept, and its ratio clip as PPO's minimum of both terms (official: the clipped one alone); its
+buffer of old transitions is not.
 
 The model is pretrained here, in the first updates, by regression on the environment's estimates of the score at the states
 that its own chains visit. Few such updates make the bad pretrained model of the comparison.

@@ -41,9 +41,17 @@ def read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is no baseline file: {error}") from error
     if content is None:
         return {}
-    if not isinstance(content, dict) or not all(isinstance(e, dict) and "products" in e for e in content.values()):
-        raise UsageError(f"{path} is no baseline file: it maps hardware ids to entries with `products`")
+    if not isinstance(content, dict) or not all(map(is_entry, content.values())):
+        wanted = f"`products`, numbers above 0 by body, {' and '.join(f'`{name}`' for name in SAME)}"
+        raise UsageError(f"{path} is no baseline file: it maps hardware ids to entries with {wanted}")
     return content
+
+
+def is_entry(entry: Any) -> bool:
+    products = entry.get("products") if isinstance(entry, dict) else None
+    if not isinstance(products, dict) or any(name not in entry for name in SAME):
+        return False
+    return all(isinstance(value, int | float) and value > 0 for value in products.values())
 
 
 def existing(path: Path) -> dict[str, Any]:
@@ -73,7 +81,12 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
     stored = existing(path)
     hardware = content["machine"]["id"]
     alike = hardware in stored and all(stored[hardware].get(name) == content["machine"][name] for name in SAME)
-    chosen = hardware if hardware in stored else next(iter(stored))
+    timed = {key(r) for r in content["results"]}
+    shared = [name for name, entry in stored.items() if timed & entry["products"].keys()]
+    if not shared:
+        raise UsageError(f"{path} holds none of the bodies that were timed")
+    chosen = hardware if hardware in shared else shared[0]
+    alike &= chosen == hardware
     rows, slow = [], []
     for r in content["results"]:
         before = stored[chosen]["products"].get(key(r))
@@ -83,8 +96,6 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
         rows.append([f"{r['algo']} {r['name']}", f"{before:.2f}", f"{r['products']:.2f}", f"{times:.2f}"])
         if times > LIMIT:
             slow.append(f"{r['algo']} {r['name']} takes {times:.2f} times its baseline")
-    if not rows:
-        raise UsageError(f"{path} holds none of the bodies that were timed for {chosen}")
     now, then = ([m[name] for name in SAME] for m in (content["machine"], stored[chosen]))
     word = "like hardware" if alike else f"advice only, this is {hardware}, torch {' '.join(now)}, not torch {' '.join(then)}"
     table = Table(f"Against the baseline of {chosen} ({word})", ["body", "products then", "products now", "ratio"], rows)

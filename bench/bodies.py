@@ -123,9 +123,12 @@ def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callab
     def noise(what: str, rows: int = n):
         return sample(agent.draws(what, rows), generator, agent.device)
 
+    def stored() -> ReplayBuffer:
+        return replay(agent.data, agent.spec.obs_dim, agent.spec.act_dim, agent.device)
+
     def update(sampled: bool) -> None:
         for _ in range(period(agent)):
-            given = replay(agent.data, agent.device).sample(generator) if sampled else batch
+            given = stored().sample(generator) if sampled else batch
             agent.update(given, {phase.name: noise(phase.name) for phase in agent.due()}, run_phase)
 
     yield "update", "update", lambda: update(sampled=False), period(agent)
@@ -135,15 +138,16 @@ def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callab
     yield "act", "act", lambda: agent.act(obs, noise("explore", 1), "explore"), 1
     if isinstance(agent.data, Replay):
         yield "train", "train", lambda: update(sampled=True), period(agent)
-        yield "sample", "sample", lambda: replay(agent.data, agent.device).sample(generator), 1
+        yield "sample", "sample", lambda: stored().sample(generator), 1
 
 
 @functools.lru_cache(maxsize=16)
-def replay(need: Replay, device: torch.device) -> ReplayBuffer:
+def replay(need: Replay, obs_dim: int, act_dim: int, device: torch.device) -> ReplayBuffer:
     """A buffer filled with random transitions, made when it is first sampled; algorithms with one data need share it."""
     rows = max(STORED, need.batch_size)
-    buffer = ReplayBuffer(dataclasses.replace(need, capacity=rows), SPEC.obs_dim, SPEC.act_dim, 1, device)
-    batch = random_batch(SPEC, rows, torch.Generator().manual_seed(0))
+    buffer = ReplayBuffer(dataclasses.replace(need, capacity=rows), obs_dim, act_dim, 1, device)
+    spec = dataclasses.replace(SPEC, obs_dim=obs_dim, act_dim=act_dim)
+    batch = random_batch(spec, rows, torch.Generator().manual_seed(0))
     no = torch.zeros(rows, 1, dtype=torch.bool)
     parts = {"obs": batch.obs[:, None], "action": batch.action[:, None], "next_obs": batch.next_obs[:, None]}
     buffer.put_rows(0, parts | {"reward": batch.reward[:, None], "terminated": no, "ended": no})

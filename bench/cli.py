@@ -175,6 +175,8 @@ def play(args: argparse.Namespace) -> int:
     from bench.config import user_error
     from bench.play import play
 
+    if args.out is not None:
+        check_file(args.out)
     out, returns = user_error(play, args.run, args.out, args.episodes, args.seed)
     print(f"{out}: " + ", ".join(f"return {value:.1f}" for value in returns))
     return 0
@@ -246,6 +248,8 @@ def check_file(path: Path) -> None:
 
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: {'it is' if path.is_dir() else f'{path.parent} is not'} a directory")
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # a device would be replaced by a file
+        raise UsageError(f"{path} cannot be written: it is no plain file")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:

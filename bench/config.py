@@ -202,8 +202,12 @@ def convert(hint: Any, value: Any, name: str) -> Any:
         check(len(kinds) == len(value), name, list(value), f"{len(kinds)} values")
         return tuple(convert(kind, v, name) for kind, v in zip(kinds, value, strict=True))
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        check(math.isfinite(value), name, value, "a finite number")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # of a whole number
+            number = math.inf
+        check(math.isfinite(number), name, value if number == value else "an enormous number", "a finite number")
+        return number
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     plain_name = f"{name}.key" if dataclasses.is_dataclass(hint) else getattr(hint, "__name__", str(hint))
@@ -236,7 +240,17 @@ def parse_override(text: str) -> Override:
         raise UsageError(f"{text!r}: keys cannot be added or removed, only set: key=value")
     if parsed.is_sweep_override():
         raise UsageError(f"{text!r} gives several values; one run takes one (variants: --algos a=qsm(m_q=50),b=qsm(m_q=120))")
-    return Override(parsed.key_or_group, parsed.value(), text)
+    if parsed.package is not None:
+        raise UsageError(f"{text!r}: a key has no package here: {parsed.key_or_group}=value")
+    value = parsed.value()
+    if not all(isinstance(key, str) for key in mapping_keys(value)):
+        raise UsageError(f"{text!r}: the keys of a mapping are names")
+    return Override(parsed.key_or_group, value, text)
+
+
+def mapping_keys(value: Any) -> list[Any]:
+    """All keys of a mapping and of those in it."""
+    return [key for own, part in value.items() for key in (own, *mapping_keys(part))] if isinstance(value, dict) else []
 
 
 def available(group: str) -> list[str]:
@@ -460,7 +474,9 @@ def check_overrides(overrides: list[Override], cells: list[dict[str, Any]]) -> N
         if not any(set_key(cell, override.key, override.value) for cell in cells):
             known = {key for cell in cells for key in dotted_keys(cell)}
             owner = "no listed algorithm has" if override.key.startswith("algo.") else "unknown key"
-            raise UsageError(f"{owner} {override.key!r}{nearest(override.key, known)}")
+            inside = dotted_keys({override.key: override.value})  # of a mapping the key that is wrong, not the first one
+            wrong = next((key for key in inside if key not in known), override.key)
+            raise UsageError(f"{owner} {wrong!r}{nearest(wrong, known)}")
 
 
 def dotted_keys(values: dict[str, Any], prefix: str = "") -> list[str]:

@@ -29,14 +29,7 @@ class Evaluator:
 
     def act(self, agent: Agent, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The rule's action [N, A]: the method's own or a sample, the best of `candidates` by `Agent.value`."""
-        n, k = len(obs), self.rule.candidates
-        if k == 1:
-            return agent.act(obs, sample(agent.draws(self.rule.action, n), generator, self.device), self.rule.action)
-        repeated = obs.repeat_interleave(k, dim=0)
-        noise = sample(agent.draws("sample", n * k), generator, self.device)
-        actions = agent.act(repeated, noise, "sample")
-        best = agent.value(repeated, actions).view(n, k).argmax(dim=1)
-        return actions.view(n, k, -1)[torch.arange(n, device=self.device), best]
+        return act(agent, obs, generator, self.rule.action, self.rule.candidates)
 
     def play(self, agent: Agent, index: int, stopped: Callable[[], bool] = lambda: False) -> dict[str, Any] | None:
         """Evaluation number `index`: {"returns": one per episode, "lengths": decisions}; "on_bound", where actions have
@@ -55,7 +48,7 @@ class Evaluator:
             if not finite(action[running]):
                 raise NonFinite("evaluation action", agent.updates)
             obs, reward, terminated, truncated, info = self.env.step(action)
-            returns += reward * running
+            returns[running] += reward[running]  # not of the episodes that copies begin after theirs
             lengths += running
             on_bound += (np.abs(action) >= ON_BOUND).mean(axis=1) * running
             ended = running & (terminated | truncated)
@@ -73,6 +66,18 @@ class Evaluator:
 
     def close(self) -> None:
         self.env.close()
+
+
+def act(agent: Agent, obs: torch.Tensor, generator: torch.Generator, mode: str, candidates: int = 1) -> torch.Tensor:
+    """Actions [N, A] for obs [N, S]: the agent's in this mode, or of several samples the best by `Agent.value`."""
+    n = len(obs)
+    if candidates == 1:
+        return agent.act(obs, sample(agent.draws(mode, n), generator, agent.device), mode)
+    repeated = obs.repeat_interleave(candidates, dim=0)
+    noise = sample(agent.draws("sample", n * candidates), generator, agent.device)
+    actions = agent.act(repeated, noise, "sample")
+    best = agent.value(repeated, actions).view(n, candidates).argmax(dim=1)
+    return actions.view(n, candidates, -1)[torch.arange(n, device=agent.device), best]
 
 
 class Probes:

@@ -12,7 +12,11 @@ from typing import Any, TextIO
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
     """While it is open, what nobody reads any more is dropped, on standard output and error: a print ends nothing."""
-    with contextlib.redirect_stdout(Lasting(sys.stdout)) as out, contextlib.redirect_stderr(Lasting(sys.stderr)) as err:
+    with (
+        open(os.devnull, "w") as nowhere,  # for a stream that was closed before this process began
+        contextlib.redirect_stdout(Lasting(sys.stdout or nowhere)) as out,
+        contextlib.redirect_stderr(Lasting(sys.stderr or nowhere)) as err,
+    ):
         try:
             yield
         finally:

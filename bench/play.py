@@ -32,8 +32,8 @@ def play(path: Path, out: Path | None = None, episodes: int = 1, seed: int = 0) 
     if out.suffix == ".mp4" and not has_ffmpeg():
         raise UsageError("an mp4 needs imageio-ffmpeg: pip install 'diffusion-policy-bench[video]'; a .gif needs nothing")
     config = stored[0]
-    env, _ = envs.make(config.env["id"], (seed, PLAY_STREAM), 1, **config.env_settings)
-    policy, returns = load_policy(path, config.eval.action, seed), []
+    env, _ = envs.make(config.env["id"], (seed, PLAY_STREAM), 1, "rgb_array", **config.env_settings)
+    policy, returns = load_policy(path, config.eval.action, seed, config.eval.candidates), []
     part = out.with_name(f".{out.stem}.part{out.suffix}")
     try:
         writers[out.suffix](part, frames(env, policy, episodes, returns))

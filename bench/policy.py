@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 import algos
-from algos.agent import sample
 from bench.config import agent_config
+from bench.evaluate import act
 from bench.rundir import load_tensors
 from envs import EnvSpec
 
@@ -20,8 +20,8 @@ class Policy:
     Raises ValueError for observations of another shape.
     """
 
-    def __init__(self, agent: algos.agent.Agent, mode: str, seed: int):
-        self.agent, self.mode = agent, mode
+    def __init__(self, agent: algos.agent.Agent, mode: str, seed: int, candidates: int = 1):
+        self.agent, self.mode, self.candidates = agent, mode, candidates
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, obs: np.ndarray) -> np.ndarray:
@@ -30,17 +30,18 @@ class Policy:
         if batch.dim() != 2 or batch.shape[1] != spec.obs_dim:
             found, wanted = np.shape(obs), spec.obs_dim
             raise ValueError(f"an observation of {spec.id} is [{wanted}], several are [N, {wanted}]; found {found}")
-        action = self.agent.act(batch, sample(self.agent.draws(self.mode, len(batch)), self.generator), self.mode).numpy()
+        action = act(self.agent, batch, self.generator, self.mode, self.candidates).numpy()
         return action if np.ndim(obs) == 2 else action[0]
 
 
-def load_policy(run_dir: str | Path, mode: str = "own", seed: int = 0) -> Policy:
+def load_policy(run_dir: str | Path, mode: str = "own", seed: int = 0, candidates: int = 1) -> Policy:
     """The newest policy of a run, from its `policy.pt` alone, on the CPU.
 
-    mode: `own` (the method's evaluation action) or `sample`. Raises FileNotFoundError where there is no policy yet.
+    mode: `own` (the method's evaluation action) or `sample`; candidates: of so many samples the best is taken. Raises
+    FileNotFoundError where there is no policy yet.
     """
     stored = load_tensors(Path(run_dir) / "policy.pt", "algo", "spec", "agent")
     cls = algos.agent_class(stored["algo"]["agent"])
     agent = cls(EnvSpec.from_dict(stored["spec"]), agent_config(stored["algo"]), torch.Generator().manual_seed(0))
     agent.load_state_dict(agent.state_dict() | stored["agent"])  # of optimizers, which policy.pt has not, what a new agent has
-    return Policy(agent, mode, seed)
+    return Policy(agent, mode, seed, candidates)

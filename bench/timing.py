@@ -163,6 +163,8 @@ def check(options: Options) -> None:
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     if options.core is not None and options.core not in usable:
         raise UsageError(f"--core {options.core}: this process may use {', '.join(map(str, usable))}")
+    if options.settings.get("mode") == "cudagraph" and options.settings.get("device") != "cuda":
+        raise UsageError("--mode cudagraph needs --device cuda")
     for name in ("T", "batch", "width"):
         values = options.settings.get(name) or []
         if any(value < 1 for value in values) or len(set(values)) < len(values):

@@ -83,12 +83,18 @@ def floors(machine: Row, results: list[Row]) -> Iterator[tuple[Row, dict[str, fl
             yield r, {"products": products, "bytes": moved, "dispatch": r["operations"] * machine["small_op_us"] / 1e3}
 
 
+def sized(results: list[Row]) -> list[str]:
+    """The algorithm of each result, with its batch and width where these differ."""
+    several = [key for key in ("batch", "width") if len({r[key] for r in results}) > 1]
+    return [" ".join([r["algo"], *(f"{key} {r[key]}" for key in several)]) for r in results]
+
+
 def floor_rows(machine: Row, results: list[Row]) -> list[list[str]]:
-    rows = []
-    for r, parts in floors(machine, results):
+    rows, found = [], list(floors(machine, results))
+    for (r, parts), label in zip(found, sized([r for r, _ in found]), strict=True):
         total = sum(parts.values())
         rows.append([
-            r["algo"], str(r["T"] or ""), f"{r['flops'] / 1e9:.3f}", f"{r['bytes'] / 1e6:.1f}", f"{r['operations']:.0f}",
+            label, str(r["T"] or ""), f"{r['flops'] / 1e9:.3f}", f"{r['bytes'] / 1e6:.1f}", f"{r['operations']:.0f}",
             *map(ms, (*parts.values(), total, r["cpu_ms"])), f"{r['cpu_ms'] / total:.2f}",
         ])  # fmt: skip
     return rows
@@ -102,9 +108,9 @@ def write_figures(content: Row, folder: Path) -> None:
     from reports.reproduction import shrink
     from reports.wall_clock import steps_of_denoising
 
-    bars = {}
-    for r, parts in floors(content["machine"], content["results"]):
-        label = r["algo"] if r["T"] is None else f"{r['algo']}, T = {r['T']}"
+    bars, found = {}, list(floors(content["machine"], content["results"]))
+    for (r, parts), own in zip(found, sized([r for r, _ in found]), strict=True):
+        label = own if r["T"] is None else f"{own}, T = {r['T']}"
         bars[label] = parts | {"beyond": max(r["cpu_ms"] - sum(parts.values()), 0.0)}
     own = [r for r in content["results"] if "against" not in r]
     drawn = [steps_of_denoising(own, list(dict.fromkeys(r["algo"] for r in own)))]

@@ -1,8 +1,9 @@
 """Environments: `make(id, seed)` gives a vector environment and its EnvSpec.
 
 An id is `<family>/<name>`. A family is one module and one line in FAMILIES; it holds `Config` (the settings, a frozen
-dataclass), `names()`, `check(name, config) -> bool` and `build(name, config, num_envs) -> (copies, EnvSpec)`, where copies are
-a list of `vector.Copy`, or a `vector.Batch` of all of them. Importing this package imports no physics engine.
+dataclass), `names()`, `check(name, config) -> bool` and `build(name, config, num_envs, render_mode) -> (copies,
+EnvSpec)`, where copies are a list of `vector.Copy`, or a `vector.Batch` of all of them. Importing this package imports no
+physics engine.
 """
 
 import dataclasses
@@ -30,10 +31,13 @@ FAMILIES = {
 OPEN_FAMILIES = frozenset({"gym"})
 
 
-def make(id: str, seed: int | Sequence[int], num_envs: int = 1, **settings: Any) -> tuple["VectorEnv", EnvSpec]:
+def make(
+    id: str, seed: int | Sequence[int], num_envs: int = 1, render_mode: str | None = None, **settings: Any
+) -> tuple["VectorEnv", EnvSpec]:
     """`num_envs` copies of an environment as one vector environment (see `envs.vector.VectorEnv`), and what it is.
 
     Episode e of copy i depends on (seed, i, e) and the actions alone. `settings` are fields of the family's Config.
+    `render_mode="rgb_array"`, for who wants frames: a gymnasium task may be made otherwise then.
     Raises ValueError for what `check` refuses, for `num_envs` < 1 and for a seed that is not of whole numbers >= 0.
     """
     family, name, config = _resolve(id, settings)
@@ -42,7 +46,7 @@ def make(id: str, seed: int | Sequence[int], num_envs: int = 1, **settings: Any)
     from envs.vector import BatchEnv, VectorEnv, seed_words
 
     seed = seed_words(seed)
-    copies, spec = family.build(name, config, num_envs)
+    copies, spec = family.build(name, config, num_envs, render_mode)
     if not isinstance(copies, list):
         return BatchEnv(copies, spec.obs_dim, spec.act_dim, seed), spec
     return VectorEnv(copies, spec.obs_dim, spec.act_dim, spec.action_repeat, seed), spec

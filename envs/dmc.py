@@ -38,7 +38,7 @@ def check(name: str, config: Config) -> bool:
     return True
 
 
-def build(name: str, config: Config, num_envs: int) -> tuple[list["Copy"], EnvSpec]:
+def build(name: str, config: Config, num_envs: int, render_mode: str | None = None) -> tuple[list["Copy"], EnvSpec]:
     """The copies and what they are. `name` is one of `names()`."""
     copies = [Copy(name) for _ in range(num_envs)]
     first = copies[0]

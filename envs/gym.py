@@ -6,6 +6,7 @@ import difflib
 import logging
 import math
 import os
+import sys
 
 import gymnasium
 import numpy as np
@@ -68,12 +69,12 @@ def check(name: str, config: Config) -> bool:
     return env.bounds is not None
 
 
-def build(name: str, config: Config, num_envs: int) -> tuple[list["Copy"], EnvSpec]:
+def build(name: str, config: Config, num_envs: int, render_mode: str | None = None) -> tuple[list["Copy"], EnvSpec]:
     """The copies and what they are. Raises ValueError as `check` does."""
     probe = _make(name)
     probe.close()
-    mode = "rgb_array" if "rgb_array" in probe.metadata.get("render_modes", ()) else None
-    copies = [Copy(_make(name, render_mode=mode)) for _ in range(num_envs)]
+    mode = render_mode if render_mode in probe.metadata.get("render_modes", ()) else None
+    copies = [Copy(_make(name, mode)) for _ in range(num_envs)]
     first = copies[0]
     bound = None if first.bounds is None else (1.0,) * first.act_dim
     spec = EnvSpec(
@@ -103,8 +104,6 @@ def _score(name: str, action_repeat: int, threshold: float | None) -> Score:
 
 def _make(name: str, render_mode: str | None = None) -> gymnasium.Env:
     settings = {} if render_mode is None else {"render_mode": render_mode}
-    if name in MUJOCO:
-        _log_mujoco_warnings()
     try:
         # an environment of the user's may draw its own observations, by the library that MUJOCO_GL names
         with contextlib.nullcontext() if ":" in name and "MUJOCO_GL" in os.environ else render.no_opengl():
@@ -121,6 +120,7 @@ def _make(name: str, render_mode: str | None = None) -> gymnasium.Env:
             raise
         what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise ValueError(f"cannot build 'gym/{name}': {what}") from error
+    _log_mujoco_warnings()
     try:
         _check_built(name, env)
     except ValueError:
@@ -146,9 +146,8 @@ def _check_built(name: str, env: gymnasium.Env) -> None:
 
 def _log_mujoco_warnings() -> None:
     """Sends MuJoCo's warnings to `logging`; by itself it writes MUJOCO_LOG.TXT into the current directory."""
-    with render.no_opengl():
-        import mujoco
-    if mujoco.get_mju_user_warning() is None:
+    mujoco = sys.modules.get("mujoco")  # of an environment that uses it
+    if mujoco is not None and mujoco.get_mju_user_warning() is None:
         mujoco.set_mju_user_warning(logging.getLogger("mujoco").warning)
 
 
@@ -180,16 +179,18 @@ class Copy:
 
     def render(self) -> np.ndarray:
         body = self._env.unwrapped
-        if self._env.spec.id in MUJOCO:
+        if any(kind.__module__.startswith("gymnasium.envs.mujoco") for kind in type(body).__mro__):
             # gymnasium tries GLFW first, which fails late on a machine without a display.
             self._camera = self._camera or render.Camera(body.model)
             return self._camera.frame(body.data)
         if self._env.render_mode != "rgb_array":
-            raise RuntimeError(f"cannot render {self._env.spec.id}: it has no render mode rgb_array")
+            how = "it was not made with render_mode='rgb_array', or has no such mode"
+            raise RuntimeError(f"cannot render {self._env.spec.id}: {how}")
         try:
             return self._env.render()
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise RuntimeError(f"cannot render {self._env.spec.id}: {error}") from error
+        except Exception as error:  # a package that is missing, a display, whatever an environment of the user's raises
+            what = str(error).partition("\n")[0]
+            raise RuntimeError(f"cannot render {self._env.spec.id}: {type(error).__name__}: {what}") from error
 
     def close(self) -> None:
         if self._camera is not None:

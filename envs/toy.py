@@ -131,7 +131,7 @@ def check(name: str, config: Config) -> bool:
     return True
 
 
-def build(name: str, config: Config, num_envs: int) -> tuple[list, EnvSpec]:
+def build(name: str, config: Config, num_envs: int, render_mode: str | None = None) -> tuple[list, EnvSpec]:
     """The copies and what they are. `name` is one of `names()`; raises ValueError as `check` does."""
     check(name, config)
     if name == "multigoal":

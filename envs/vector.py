@@ -194,9 +194,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise ValueError(f"actions must have the shape {self._act_shape}, found {actions.shape}")
         if self._scale is None:
             return actions
-        middle, half, identity = self._scale
+        low, high, identity = self._scale
         actions = np.minimum(np.maximum(actions, -1.0), 1.0)
-        return actions if identity else middle + half * actions
+        if identity:
+            return actions
+        return np.minimum(np.maximum((low + high) / 2 + (high - low) / 2 * actions, low), high)  # rounded, it may lie beyond
 
 
 class BatchEnv(VectorEnv):
@@ -249,8 +251,8 @@ class BatchEnv(VectorEnv):
 
 
 def _scale(bounds: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray, bool] | None:
-    """(middle, half width, whether they are 0 and 1) of the native actions, or None when these are unbounded."""
+    """(lowest, highest, whether they are -1 and 1) of the native actions, or None when these are unbounded."""
     if bounds is None:
         return None
     low, high = (np.asarray(bound, np.float64) for bound in bounds)
-    return (low + high) / 2, (high - low) / 2, bool(np.all(low == -1.0) and np.all(high == 1.0))
+    return low, high, bool(np.all(low == -1.0) and np.all(high == 1.0))

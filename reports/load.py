@@ -34,8 +34,9 @@ class Score:
     high: float | None = None
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
-        """Scores [...] -> [...] with a random policy at 0 and the top of the range at 1, also where less is better."""
-        if self.low is None or self.high is None or self.low == self.high:
+        """Scores [...] -> [...] with a random policy at 0 and the top of the range at 1, also where less is better; NaN
+        without a range, or where what counts as solved is less than what a random policy gets."""
+        if self.low is None or self.high is None or self.low == self.high or (self.maximise and self.high < self.low):
             return np.full_like(np.asarray(values, dtype=np.float64), np.nan)
         worst, best = sorted((self.low, self.high), reverse=not self.maximise)
         return (np.asarray(values, dtype=np.float64) - worst) / (best - worst)

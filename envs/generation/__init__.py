@@ -165,7 +165,7 @@ def ground_truth(name: str, config: Config):
     return Truth(data.synthetic(name)[0], reward(name, c), c.beta, _process(c))
 
 
-def build(name: str, config: Config, num_envs: int) -> tuple[Generation, EnvSpec]:
+def build(name: str, config: Config, num_envs: int, render_mode: str | None = None) -> tuple[Generation, EnvSpec]:
     """The copies and what they are. `name` is one of `names()`; raises ValueError as `check` does."""
     check(name, config)
     c, dim = filled(name, config), points(name, config.path).shape[1]

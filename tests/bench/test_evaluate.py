@@ -15,6 +15,7 @@ class Stub:
     """Acts with its noise; its value is largest for actions near `best`."""
 
     best = torch.tensor([0.3, -0.4])  # the optimum of toy/interior
+    device = torch.device("cpu")
 
     def __init__(self):
         self.modes = []
@@ -74,6 +75,20 @@ def test_returns_are_those_of_whole_episodes_from_their_own_seeds(small):
     assert 0.2 < min(record["on_bound"]) < max(record["on_bound"]) < 0.5, "a normal action is beyond in 32 %"
     assert max(record["lengths"]) <= 30
     assert max(env.episodes) > 4, "some copy ended twice before the last ended once"
+
+
+def test_what_comes_after_a_copys_episode_is_not_of_it(small):
+    """Copies whose episode is over go on to the next one while others play; what it gives does not count, NaN neither."""
+    evaluator = Evaluator(small("sac", "eval.episodes=16"), torch.device("cpu"))
+    stub, expected, step = Stub(), evaluator.play(Stub(), 3), evaluator.env.step
+
+    def spoiled(action):
+        obs, reward, terminated, truncated, info = step(action)
+        later = np.array(evaluator.env.episodes) - (terminated | truncated) > 3
+        return obs, np.where(later, np.nan, reward), terminated, truncated, info
+
+    evaluator.env.step = spoiled
+    assert evaluator.play(stub, 3) == expected
 
 
 class Zero(Stub):

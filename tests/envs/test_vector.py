@@ -78,6 +78,12 @@ def test_actions_are_rescaled_to_the_native_bounds_and_clipped():
     assert env.step(np.array([[-1.0], [0.0], [1.0], [3.0]], np.float32))[1].tolist() == [-2.0, 1.0, 4.0, 4.0]
 
 
+def test_a_rescaled_action_lies_within_the_native_bounds(monkeypatch):
+    """-0.3 + 3.7 is 3.4000000000000004 in float64."""
+    monkeypatch.setattr(Counter, "bounds", (np.array([-4.0]), np.array([3.4])))
+    assert vector(9, 9)._native(np.array([[-1.0], [1.0]])).tolist() == [[-4.0], [3.4]]
+
+
 def test_unbounded_actions_pass_unchanged(monkeypatch):
     monkeypatch.setattr(Counter, "bounds", None)
     env = vector(9)

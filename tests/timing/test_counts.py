@@ -26,6 +26,12 @@ def test_an_update_does_what_the_committed_counts_say():
     assert not changed, "\n".join(["not what counts.json says; if that is meant: make timing-baseline", *changed])
 
 
+def test_the_committed_counts_are_of_the_torch_that_is_locked():
+    """Under another one they are held by nobody: make timing-baseline goes with a new lock."""
+    lock = (counts.PATH.parents[2] / "constraints.txt").read_text()
+    assert f"\ntorch=={json.loads(counts.PATH.read_text())['torch'].partition('+')[0]}\n" in lock
+
+
 def test_a_mean_update_is_counted_without_making_every_one_of_a_period():
     mean, period = count(counts.build("td3")), count_period(counts.build("td3"))
     assert mean["operations_per_update"] == period["operations"] / period["updates"]

@@ -74,12 +74,12 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
         file.write_text(json.dumps({hardware: entry | other}))
         assert cli.main([*asked, "--baseline", str(file)]) == 0
         assert "advice only, this is" in capsys.readouterr().out
-    file.write_text(json.dumps({"another machine": entry}))
+    file.write_text(json.dumps({"a GPU": entry | {"products": {"another body": 1.0}}, "another machine": entry}))
     assert cli.main([*asked, "--baseline", str(file)]) == 0
     said = capsys.readouterr().out
     assert "advice: a update takes 1.30 times its baseline\n" in said
     assert cli.main([*asked, "--save-baseline", str(file)]) == 0
-    assert set(baselines.read(file)) == {"another machine", provenance.cpu_name()}
+    assert set(baselines.read(file)) == {"a GPU", "another machine", provenance.cpu_name()}
     (tmp_path / "work.py").write_text(work({"sample": 0.2}))
     assert cli.main([*asked, "--save-baseline", str(file)]) == 0
     kept = [name.split()[1] for name in baselines.read(file)[provenance.cpu_name()]["products"]]
@@ -100,6 +100,9 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
         (["--out", "no/such/timing.json"], "cannot be written: no/such is not a directory"),
         (["--baseline", "bad.json"], "bad.json is no baseline file"),
         (["--save-baseline", "bad.json"], "bad.json is no baseline file"),
+        (["--baseline", "zero.json"], "zero.json is no baseline file"),
+        (["--mode", "cudagraph"], "--mode cudagraph needs --device cuda"),
+        (["--out", "link.json"], "link.json cannot be written: it is no plain file"),
         (["--baseline", "none.json"], "there is no baseline in none.json"),
         (["--out", "t.json", "--save-baseline", "./t.json"], "--out t.json is the baseline file too"),
         (["--out", "/proc/timing.json"], "/proc/timing.json cannot be written"),
@@ -111,6 +114,8 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
 def test_bad_input_is_one_line_before_anything_is_timed(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.json").write_text('{"machine": 5}')
+    (tmp_path / "zero.json").write_text('{"machine": {"torch": "1", "matmul_precision": "x", "products": {"a": 0.0}}}')
+    (tmp_path / "link.json").symlink_to("/dev/null")
     monkeypatch.setattr(timing, "BodyServer", None)
     try:
         code = cli.main(["timing", *words])
@@ -150,8 +155,10 @@ def test_the_table_over_t_gives_ratios_to_the_first_algorithm():
 
 def test_the_floor_adds_products_bytes_and_dispatch():
     machine = {"fp32_gflops": 100.0, "copy_gbs": 10.0, "small_op_us": 2.0}
-    update = {"algo": "a", "name": "update", "T": 5, "flops": 1e9, "bytes": 2e7, "operations": 500.0, "cpu_ms": 26.0}
+    size = {"T": 5, "batch": 64, "width": 8}
+    update = size | {"algo": "a", "name": "update", "flops": 1e9, "bytes": 2e7, "operations": 500.0, "cpu_ms": 26.0}
     (row,) = floor_rows(machine, [update])
+    assert [row[0] for row in floor_rows(machine, [update, update | {"batch": 256}])] == ["a batch 64", "a batch 256"]
     assert row == ["a", "5", "1.000", "20.0", "500", "10.00", "2.00", "1.00", "13.00", "26.00", "2.00"]
 
 
