@@ -143,7 +143,7 @@ def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
     ]
     tasks = len(summary["aggregates"]["envs"])
     how = (
-        "Points are estimates, bars 95 % intervals (stratified bootstrap over seeds). IQM leaves out the lowest and the "
+        "Points are estimates, bars their 95 % intervals over seeds. IQM leaves out the lowest and the "
         "highest quarter of the runs, every task weighing the same. The optimality gap is the mean shortfall from 1. Hollow: "
         "no interval; pale bar between end marks: unreliable."
     )

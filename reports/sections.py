@@ -209,7 +209,8 @@ def _pair_table(pairs: list[Row], caption: str) -> Table:
         "Positive differences favour the first. “Better” needs both 95 % intervals to agree; pairs are not corrected "
         "for their number. "
         "Seeds to separate: per algorithm and task, for each interval to leave out “no difference” with 80 % power if "
-        "today's means and spreads are the true ones; never fewer than one more than an open pair has, and than 4 on one task."
+        "today's means and spreads are the true ones; never fewer than one more than an open pair has, and than 4 on one task. "
+        "More than 1000: or no number does."
     )
     return Table(columns, grouped(rows), caption, note)
 
@@ -231,24 +232,22 @@ def _power(pair: Row) -> str:
 
 def _method() -> Details:
     text = (
-        "Intervals are at 95 %. Aggregates: stratified bootstrap over the seeds of each task, residuals scaled by √(n "
-        "/ (n − 1)) and percentiles taken "
-        "further out by the t distribution. Means of one cell: Student's t. Probability of improvement: score "
-        "interval of the Mann–Whitney statistic. "
+        "Intervals are at 95 %. IQM and median over tasks: stratified bootstrap over the seeds of each task, residuals scaled "
+        "by √(n / (n − 1)) and percentiles taken further out by the t distribution. Mean and optimality gap, and means of one "
+        "cell: Student's t. Over tasks it has Satterthwaite's degrees of freedom, since seeds spread more on some than on "
+        "others. Probability of improvement: score interval of the Mann–Whitney statistic. "
         f"Fewer than {stats.MIN_SEEDS} seeds: no interval. Fewer than {stats.RELIABLE_SEEDS}: the interval is shown, "
         "and marked as unreliable.\n\n"
-        "How often such intervals contain the truth, in 10 000 simulated studies with normal scores (the goal is 95 %):"
+        "How often such intervals contain the truth, in 10 000 simulated studies with normal scores (the goal is 95 %). Where "
+        "tasks differ in level too, those of the IQM can be too narrow: four tasks with the means and spreads of SAC after "
+        "100 000 frames gave 85 % with 3 seeds, and 94 % with 5."
     )
-    names = ("percentile", "iqm", "t", "improvement")
-    rows = [[str(t), str(n), *(f"{100 * row[name]:.1f} %" for name in names)] for (t, n), row in stats.COVERAGE.items()]
-    columns = [
-        "tasks",
-        "seeds",
-        "plain bootstrap",
-        "IQM, as here",
-        "mean of a cell, as here",
-        "P(improvement), as here",
+    rows = [
+        [str(tasks), str(n), "as others" if ratio == 1 else f"{ratio} times", *(f"{100 * row[m]:.1f} %" for m in stats.METHODS)]
+        for (tasks, n, ratio), row in stats.COVERAGE.items()
     ]
+    columns = ["tasks", "seeds", "one task spreads", "IQM, plain bootstrap", "IQM, as here", "mean over tasks, as here"]
+    columns += ["mean of a cell, as here", "P(improvement), as here"]
     return Details("How these intervals are made, and how far they can be trusted", [Text(text), Table(columns, rows)])
 
 

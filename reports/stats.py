@@ -98,18 +98,35 @@ def _resample(task: np.ndarray, resamples: int, generator: np.random.Generator) 
     return center + (drawn - center) * np.sqrt(n / (n - 1)) if n > 1 else drawn
 
 
-def _percentiles(samples: np.ndarray, level: float, freedom: int) -> tuple[np.ndarray, np.ndarray]:
-    """Percentiles of [resamples, ...] moved outwards as a t quantile with `freedom` degrees lies outside the normal one."""
-    tail = special.ndtr(special.stdtrit(freedom, (1 - level) / 2))
-    low, high = np.quantile(samples, [tail, 1 - tail], axis=0)
-    return low, high
+def _freedom(tasks: Sequence[np.ndarray]) -> np.ndarray:
+    """Satterthwaite's degrees of freedom [...] of a mean over tasks [n, ...] whose spreads differ: between those of the task
+    that spreads most, if it alone does, and those of all together. All together without any spread."""
+    sizes = np.array([len(task) for task in tasks])
+    variances = np.stack([task.var(0, ddof=1) / len(task) for task in tasks], axis=-1)
+    scale = variances.max(-1, keepdims=True)  # squares of tiny ones would be 0
+    parts = np.divide(variances, scale, out=np.ones_like(variances), where=scale > 0)
+    return parts.sum(-1) ** 2 / (parts**2 / (sizes - 1)).sum(-1)
+
+
+def _percentiles(samples: np.ndarray, level: float, freedom: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """Percentiles of [resamples, ...], moved outwards as a t quantile with `freedom` [...] degrees is beyond the normal one."""
+    ordered, last = np.sort(samples, axis=0), len(samples) - 1
+    tail = np.broadcast_to(special.ndtr(special.stdtrit(freedom, (1 - level) / 2)), samples.shape[1:])
+
+    def at(share: np.ndarray) -> np.ndarray:
+        below = np.floor(share * last).astype(int)
+        low, high = (np.take_along_axis(ordered, np.minimum(below + k, last)[None], 0)[0] for k in (0, 1))
+        return low + (share * last - below) * (high - low)
+
+    return at(tail), at(1 - tail)
 
 
 def aggregate(
     scores: Scores, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> dict[str, Estimate]:
-    """IQM, median, mean and optimality gap with stratified bootstrap intervals (seeds are resampled within each task), of a
-    single task with t intervals where they are means over its seeds: all but an IQM that leaves some of them out."""
+    """IQM, median, mean and optimality gap. Mean and gap, and of a single task whatever is a mean over its seeds (all but an
+    IQM that leaves some of them out), have t intervals, over several tasks with Satterthwaite's degrees of freedom; the
+    others stratified bootstrap intervals (seeds are resampled within each task)."""
     tasks = _check(scores)
     sizes = [len(task) for task in tasks]
     pooled, fewest = np.concatenate(tasks), min(sizes)
@@ -118,14 +135,21 @@ def aggregate(
         return {name: Estimate(value, None, None, fewest) for name, value in values.items()}
     generator = np.random.default_rng(seed)
     samples = np.concatenate([_resample(task, resamples, generator) for task in tasks], axis=-1)
-    freedom = len(pooled) - len(tasks)
-    bounds = {name: _percentiles(statistic(samples, sizes), level, freedom) for name, statistic in AGGREGATES.items()}
+    bounds = {name: _percentiles(AGGREGATES[name](samples, sizes), level, _freedom(tasks)) for name in ("iqm", "median")}
     found = {name: Estimate(values[name], float(low), float(high), fewest) for name, (low, high) in bounds.items()}
+    mean = _mean_of_means(tasks, level)
+    found |= {"mean": mean, "optimality_gap": _mean_of_means([np.maximum(1 - task, 0) for task in tasks], level)}
     if len(tasks) == 1:
-        mean = mean_estimate(pooled, level=level)
-        gap = mean_estimate(np.maximum(1 - pooled, 0), level=level)
-        found |= {"median": mean, "mean": mean, "optimality_gap": gap} | ({"iqm": mean} if len(pooled) < TRIMMED else {})
-    return found
+        found |= {"median": mean} | ({"iqm": mean} if len(pooled) < TRIMMED else {})
+    return {name: found[name] for name in AGGREGATES}
+
+
+def _mean_of_means(tasks: Sequence[np.ndarray], level: float) -> Estimate:
+    """The mean over tasks of their seeds' means, with its t interval."""
+    value = float(np.mean([task.mean() for task in tasks]))
+    error = np.sqrt(sum(task.var(ddof=1) / len(task) for task in tasks)) / len(tasks)
+    half = float(special.stdtrit(_freedom(tasks), (1 + level) / 2) * error)
+    return Estimate(value, value - half, value + half, min(map(len, tasks)))
 
 
 def iqm_curve(
@@ -145,7 +169,7 @@ def iqm_curve(
     generator = np.random.default_rng(seed)
     order = [task[np.lexsort(task.T[::-1])] for task in curves]
     samples = np.concatenate([_resample(task, resamples, generator) for task in order], axis=1)
-    low, high = _percentiles(iqm(samples.swapaxes(1, 2), sizes), level, len(pooled) - len(order))
+    low, high = _percentiles(iqm(samples.swapaxes(1, 2), sizes), level, _freedom(order))
     return value, low, high
 
 
@@ -166,7 +190,7 @@ def profile(
         # how often each seed is drawn; the share above is then one matrix product
         counts = generator.multinomial(len(task), np.full(len(task), 1 / len(task)), size=resamples)
         samples += counts @ (task[:, None] > thresholds) / (len(task) * len(tasks))
-    low, high = _percentiles(samples, level, sum(len(task) - 1 for task in tasks))
+    low, high = _percentiles(samples, level, float(sum(len(task) - 1 for task in tasks)))
     return share, low, high
 
 
@@ -200,12 +224,8 @@ def difference(x: Scores, y: Scores, *, level: float = LEVEL) -> Estimate:
     if n < MIN_SEEDS:
         return Estimate(value, None, None, n)
     groups = [group for pair in pairs for group in pair]
-    variances = np.array([group.var(ddof=1) / len(group) for group in groups]) / len(pairs) ** 2
-    total = variances.sum()
-    if total == 0:
-        return Estimate(value, value, value, n)
-    freedom = total**2 / (variances**2 / np.array([len(group) - 1 for group in groups])).sum()
-    half = float(special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(total))
+    error = np.sqrt(sum(group.var(ddof=1) / len(group) for group in groups)) / len(pairs)
+    half = float(special.stdtrit(_freedom(groups), (1 + level) / 2) * error)
     return Estimate(value, value - half, value + half, n)
 
 
@@ -327,36 +347,44 @@ def first_reach(axis: np.ndarray, values: np.ndarray, threshold: float) -> float
     return float(axis[reached.argmax()]) if reached.any() else float("inf")
 
 
-# Share of 95 % intervals that contain the truth, 10,000 simulated studies with normal scores:
-# (tasks, seeds) -> method -> coverage. Made by coverage(); a test makes part of it again.
-COVERAGE: dict[tuple[int, int], dict[str, float]] = {
-    (1, 3): {"percentile": 0.757, "iqm": 0.954, "t": 0.954, "improvement": 1.000},
-    (1, 5): {"percentile": 0.898, "iqm": 0.947, "t": 0.948, "improvement": 0.967},
-    (1, 10): {"percentile": 0.935, "iqm": 0.968, "t": 0.949, "improvement": 0.960},
-    (1, 20): {"percentile": 0.938, "iqm": 0.958, "t": 0.950, "improvement": 0.954},
-    (6, 3): {"percentile": 0.871, "iqm": 0.949, "t": 0.949, "improvement": 0.974},
-    (6, 5): {"percentile": 0.913, "iqm": 0.953, "t": 0.949, "improvement": 0.965},
-    (6, 10): {"percentile": 0.933, "iqm": 0.950, "t": 0.951, "improvement": 0.958},
-    (6, 20): {"percentile": 0.940, "iqm": 0.949, "t": 0.950, "improvement": 0.951},
+METHODS = ("percentile", "iqm", "mean", "t", "improvement")
+# Share of 95 % intervals that contain the truth, 10,000 simulated studies with normal scores: (tasks, seeds, how much more one
+# task's seeds spread than the others') -> method -> coverage. Made by coverage(); a test makes part of it again.
+COVERAGE: dict[tuple[int, int, int], dict[str, float]] = {
+    (1, 3, 1): {"percentile": 0.757, "iqm": 0.954, "mean": 0.954, "t": 0.954, "improvement": 1.000},
+    (1, 5, 1): {"percentile": 0.898, "iqm": 0.947, "mean": 0.948, "t": 0.948, "improvement": 0.967},
+    (1, 10, 1): {"percentile": 0.935, "iqm": 0.968, "mean": 0.949, "t": 0.949, "improvement": 0.960},
+    (1, 20, 1): {"percentile": 0.938, "iqm": 0.958, "mean": 0.950, "t": 0.950, "improvement": 0.954},
+    (6, 3, 1): {"percentile": 0.871, "iqm": 0.964, "mean": 0.962, "t": 0.949, "improvement": 0.974},
+    (6, 5, 1): {"percentile": 0.913, "iqm": 0.956, "mean": 0.954, "t": 0.949, "improvement": 0.965},
+    (6, 10, 1): {"percentile": 0.933, "iqm": 0.950, "mean": 0.953, "t": 0.951, "improvement": 0.958},
+    (6, 20, 1): {"percentile": 0.940, "iqm": 0.949, "mean": 0.949, "t": 0.950, "improvement": 0.951},
+    (6, 3, 30): {"percentile": 0.870, "iqm": 0.985, "mean": 0.942, "t": 0.949, "improvement": 0.974},
+    (6, 5, 30): {"percentile": 0.912, "iqm": 0.987, "mean": 0.947, "t": 0.949, "improvement": 0.965},
+    (6, 10, 30): {"percentile": 0.934, "iqm": 0.971, "mean": 0.950, "t": 0.951, "improvement": 0.958},
 }
 
 
-def coverage(tasks: int, seeds: int, *, studies: int, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Simulated coverage of the 95 % intervals for normal scores, whose IQM, median and mean are 0 in every task.
+def coverage(
+    tasks: int, seeds: int, ratio: int = 1, *, studies: int, resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Simulated coverage of the 95 % intervals for normal scores, whose IQM, median and mean are 0 in every task, and whose
+    standard deviation is `ratio` times as large in the first task as in the others.
 
-    percentile: the plain bootstrap of the IQM; iqm: the scaled one used here; t: the mean of one cell; improvement:
-    between equal algorithms.
+    percentile: the plain bootstrap of the IQM; iqm, mean: the intervals used here over all tasks; t: the mean of one cell;
+    improvement: between equal algorithms.
     """
     generator = np.random.default_rng(seed)
-    hits = dict.fromkeys(("percentile", "iqm", "t", "improvement"), 0)
+    hits = dict.fromkeys(METHODS, 0)
     for _ in range(studies):
-        x, y = generator.normal(size=(2, tasks, seeds))
+        x, y = generator.normal(size=(2, tasks, seeds)) * np.where(np.arange(tasks) == 0, ratio, 1)[:, None]
         drawn = generator.integers(seeds, size=(resamples, tasks, seeds))
         plain = np.take_along_axis(np.broadcast_to(x, drawn.shape), drawn, axis=-1)
         low, high = np.quantile(iqm(plain.reshape(resamples, -1), [seeds] * tasks), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         hits["percentile"] += bool(low <= 0 <= high)
-        ours = aggregate(list(x), resamples=resamples, seed=int(generator.integers(2**31)))["iqm"]
-        hits["iqm"] += bool(ours.low <= 0 <= ours.high)
+        ours = aggregate(list(x), resamples=resamples, seed=int(generator.integers(2**31)))
+        for name in ("iqm", "mean"):
+            hits[name] += bool(ours[name].low <= 0 <= ours[name].high)
         _, low, high = mean_interval(x[0])
         hits["t"] += bool(low <= 0 <= high)
         wins = improvement(list(x), list(y))
@@ -366,8 +394,9 @@ def coverage(tasks: int, seeds: int, *, studies: int, resamples: int = 1000, see
 
 def coverage_text() -> str:
     """COVERAGE as a plain-text table, for help pages."""
-    lines = ["tasks seeds  plain bootstrap  IQM (ours)  mean of a cell (t)  P(improvement)"]
-    for (tasks, seeds), row in COVERAGE.items():
-        values = [f"{100 * row[name]:.1f} %" for name in ("percentile", "iqm", "t", "improvement")]
-        lines.append(f"{tasks:5d} {seeds:5d}  {values[0]:>15}  {values[1]:>10}  {values[2]:>18}  {values[3]:>14}")
+    heads = ("plain bootstrap", "IQM (ours)", "mean (ours)", "mean of a cell (t)", "P(improvement)")
+    lines = ["  ".join(("tasks seeds  one spreads", *heads))]
+    for (tasks, seeds, ratio), row in COVERAGE.items():
+        values = (f"{100 * row[name]:.1f} %".rjust(len(head)) for name, head in zip(METHODS, heads, strict=True))
+        lines.append("  ".join((f"{tasks:5d} {seeds:5d}  {'as others' if ratio == 1 else f'{ratio} times':>11}", *values)))
     return "\n".join(lines)
