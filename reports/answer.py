@@ -99,6 +99,10 @@ def _verdict(summary: Row, env: str | None) -> str:
     where = f"Over {len(summary['aggregates']['envs'])} tasks" if env is None else f"On {env}"
     what = "interquartile mean of the normalised final score" if env is None else "mean final score"
     against = listing([f"{number(value['value'])} ({label})" for label, value in others])
+    if tied := [label for label, value in others if value["value"] == top["value"]]:
+        rest = listing([f"{number(value['value'])} ({label})" for label, value in others if label not in tied])
+        beside = f" against {rest}" if rest else ""
+        return f"{where}, {listing([leader, *tied])} share the best {what}: {number(top['value'])}{beside}."
     bounds = f" {interval(top)}" if interval(top) else ""
     pairs = [pair for pair in summary["pairs"] if pair["env"] == env and leader in (pair["x"], pair["y"])]
     few = [pair for pair in pairs if pair["n"] < stats.MIN_SEEDS]
@@ -131,7 +135,7 @@ def _open_text(pair: Row, leader: str) -> str:
     needed = pair["seeds_needed"]
     return (
         f"{_other(pair, leader)} (that would take {'more than 1000' if needed is None else f'about {needed}'} seeds "
-        "each)"
+        f"each{', if any number does' if needed is None else ''})"
     )
 
 
@@ -253,7 +257,7 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     costs, measured = update_costs(summary)
     few = {cell["env"] for cell in summary["cells"] if 0 < cell["n"] < stats.MIN_SEEDS}
     orders = {env: ranking(summary, env) for env in envs if env not in few and env not in summary["mixed"]}
-    best = {env: order[0][0] for env, order in orders.items() if len(order) > 1}
+    best = {env: order[0][0] for env, order in orders.items() if len(order) > 1 and not _shared(order)}
     rows = []
     for label in look:
         row = [label_cell(label, look)]
@@ -279,6 +283,11 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     return Table([*columns, "ms per update", "parameters"], rows, note=note)
 
 
+def _shared(ranked: list[tuple[str, dict]]) -> bool:
+    """Whether several have the best value: where nobody scores, say, or all reach the top."""
+    return ranked[0][1]["value"] == ranked[1][1]["value"]
+
+
 def _leaders(summary: Row, look: dict[str, Look]) -> list[Table]:
     """Of more environments than have a column: whose mean is the best on each, and whom that one is better than."""
     envs = _scored_envs(summary)
@@ -287,6 +296,9 @@ def _leaders(summary: Row, look: dict[str, Look]) -> list[Table]:
     for env in envs if len(envs) > WIDE else []:
         ranked = ranking(summary, env)
         if env in summary["mixed"] or len(ranked) < 2:
+            continue
+        if _shared(ranked):
+            rows.append([env, "several", _score(cells[env, ranked[0][0]], strong=False), NOTHING])
             continue
         leader = ranked[0][0]
         name = Cell(leader, color=look[leader].color, strong=clear_winner(summary, env) == leader)

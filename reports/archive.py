@@ -157,11 +157,13 @@ def _drawn(rows: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 
 
 def _slim_experiment(content: dict[str, Any], home: Path, found: Found) -> dict[str, Any]:
-    """A cell's settings stand in its run's record; they are kept here only where there is none."""
-    cells = [
-        {key: value for key, value in cell.items() if key != "config" or home / str(cell.get("dir")) not in found.runs}
-        for cell in content.get("cells") or []
-    ]
+    """A cell's settings stand in its run's record; they are kept here only where there is none. Its steps are what is asked
+    for now."""
+    cells = []
+    for cell in content.get("cells") or []:
+        config = cell.get("config") or {}
+        kept = home / str(cell.get("dir")) not in found.runs or not config
+        cells.append(cell if kept else cell | {"config": {key: config[key] for key in ("steps",) if key in config}})
     return {key: value for key, value in content.items() if key != "name"} | {"cells": cells}
 
 

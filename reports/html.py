@@ -204,7 +204,7 @@ def _markdown_table(table: Table) -> str:
         if isinstance(value, str):
             return _escape(value).replace("|", "\\|")
         cell = value
-        plain = f"`{cell.text}`" if cell.code else _markup(cell.text)
+        plain = _code(cell.text) if cell.code else _markup(cell.text)
         plain = f"**{plain}**" if cell.strong and plain and not cell.code else plain
         detail = f" {_markup(cell.detail)}" if cell.detail else ""
         return (plain + detail).replace("|", "\\|").replace("\n", " ")
@@ -214,6 +214,12 @@ def _markdown_table(table: Table) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     caption = [f"**{_escape(table.caption)}**", ""] if table.caption else []
     return "\n".join([*caption, *lines, *(["", _markup(table.note)] if table.note else [])])
+
+
+def _code(text: str) -> str:
+    """A code span, in more backticks than stand anywhere in it together."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
 def _escape(text: str) -> str:

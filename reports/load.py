@@ -200,6 +200,24 @@ class Collection:
     mixed: dict[str, str] = field(default_factory=dict)  # env -> what differs, where --allow-mixed let it through
     shares: dict[Path, float] = field(default_factory=dict)  # of the processor, by run, where clocks count its time alone
 
+    def all_notes(self) -> list[str]:
+        """What was noted while reading, of the directories and of each run."""
+        return [*self.notes, *(f"{run.env} {run.label} seed {run.seed}: {note}" for run in self.runs for note in run.notes)]
+
+    def raised(self) -> dict[int, list[Run]]:
+        """Finished runs of which more frames are asked for by now, by that number."""
+        asked = {
+            (experiment["name"], cell["env"], cell["label"], cell["seed"]): (cell.get("config") or {}).get("steps")
+            for experiment in self.experiments
+            for cell in experiment["cells"]
+        }
+        found: dict[int, list[Run]] = {}
+        for run in self.runs:
+            steps = asked.get((run.experiment, run.env, run.label, run.seed))
+            if run.state == "done" and is_number(steps) and steps > run.steps:
+                found.setdefault(int(steps), []).append(run)
+        return found
+
     @property
     def envs(self) -> list[str]:
         return list(dict.fromkeys(cell.env for cell in self._cells()))

@@ -116,13 +116,18 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def _algo_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides a number of the algorithm: neither what it is called nor how its settings were found."""
+    return {key: value for key, value in (config.get("algo") or {}).items() if key not in ("name", "tuned")}
+
+
 def _algo(config: dict[str, Any]) -> str:
-    return _text(config.get("algo"))
+    return _text(_algo_settings(config))
 
 
 def _settings(run: Run) -> dict[str, Any]:
     """What makes seeds of one label and environment those of one variant. An automatic warm-up depends on the budget."""
-    groups = {name: run.config.get(name) or {} for name in ("algo", "env")}
+    groups = {"algo": _algo_settings(run.config), "env": run.config.get("env") or {}}
     flat = {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items() if key != "id"}
     return {**flat, "evaluation rule": run.rule, "score": _score_text(run), "warmup": run.warmup}
 

@@ -11,7 +11,7 @@ from reports.figures import Look, label_cell
 from reports.html import Bullets, Cell, Details, Section, Table, Text, grouped
 from reports.load import Collection, Run
 from reports.summary import Row, condition_names
-from reports.words import NOTHING, large, number, plural
+from reports.words import NOTHING, large, listing, number, plural
 
 
 def health(collection: Collection, rows: list[Row], look: dict[str, Look]) -> Section:
@@ -29,15 +29,15 @@ def health(collection: Collection, rows: list[Row], look: dict[str, Look]) -> Se
             )
         )
         blocks += _tracebacks(collection.runs)
-    else:
+    for steps, own in collection.raised().items():
+        frames = listing([large(done) for done in sorted({run.steps for run in own})])
+        what = f"{plural(len(own), 'run')} finished at {frames} frames, and {large(steps)} are asked for by now"
+        blocks.append(Text(f"{what}: repeating the command goes on with them."))
+    if not bad and not collection.raised():
         blocks.append(
             Text(f"All {plural(len(rows), 'run')} of these experiments have finished; none failed, diverged or is missing.")
         )
-    notes = [
-        *collection.notes,
-        *(f"{run.env} {run.label} seed {run.seed}: {note}" for run in collection.runs for note in run.notes),
-    ]
-    if notes:
+    if notes := collection.all_notes():
         blocks += [Text("Noted while reading:"), Bullets(notes)]
     for env in collection.envs:
         if figure := plots.training_curves(collection, env, look):

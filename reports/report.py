@@ -25,7 +25,7 @@ def write_report(
     timings = _timings(collection)
     names = [experiment["name"] for experiment in collection.experiments]
     budgets = {cell["env"]: cell["budget"] for cell in numbers["cells"] if cell["budget"]}
-    numbers |= {"experiments": names, "timing": timings, "notes": collection.notes}
+    numbers |= {"experiments": names, "timing": timings, "notes": collection.all_notes()}
     numbers |= {"references": references.at_budgets(collection, budgets)}
     look = looks(numbers["labels"])
     parts = [

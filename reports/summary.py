@@ -103,7 +103,7 @@ def _row(run: Run, budget: int, tolerance: int, condition: str | None) -> Row:
     if run.state == "done":
         row |= _scores(run, budget, tolerance)
         row |= {f"final: {name}": _last(curve, run.whole(budget)) for name, curve in run.others.items()}
-    return row | _clock_columns(run) | {"condition": condition}
+    return row | _clock_columns(run, budget) | {"condition": condition}
 
 
 def _scores(run: Run, budget: int, tolerance: int) -> Row:
@@ -140,18 +140,19 @@ def _last(curve: Curve, budget: int) -> float | None:
     return float(within[-1]) if len(within) else None
 
 
-def _clock_columns(run: Run) -> Row:
+def _clock_columns(run: Run, budget: int) -> Row:
+    """What the run cost, its seconds those of the budget's frames, where the scores are compared too."""
     clock = run.clock
     if not len(clock.step):
         return {}
+    end = np.minimum(clock.step[-1:], run.whole(budget) or np.inf)
+    seconds = {f"{name}_s": float(clock.at(end, name)[0]) for name in ("active", "process", "total")}
     timed = clock.updates_timed
     phases = {name: 1e3 * seconds / timed for name, seconds in clock.wall.items() if timed and name not in IDLE_PHASES}
     update = sum(value for name, value in phases.items() if name not in LOOP_PHASES)
     columns: Row = {
         "updates": int(run.evals.update[-1]) if len(run.evals) else 0,
-        "active_s": float(clock.active[-1]),
-        "process_s": float(clock.process[-1]),
-        "total_s": float(clock.total[-1]),
+        **seconds,
         "ms_per_update": update if timed else None,
         "updates_per_s": 1e3 / update if update else None,
         "frames_per_s": float(clock.step[-1] / clock.active[-1]) if clock.active[-1] > 0 else None,

@@ -192,7 +192,8 @@ def _cost_table(summary: Row, look: dict[str, Look]) -> Table:
     ]
     columns += ["active s", "process s", "total s", "peak memory, MB"]
     note = (
-        "ms per update: mean and range over finished seeds of one set-up. Equal time: the active seconds that every finished "
+        "ms per update: mean and range over finished seeds of one set-up. Seconds: up to the frames at which scores are "
+        "compared. Equal time: the active seconds that every finished "
         "run of the environment spent; the score there lies on a straight line between evaluations."
     )
     return Table(columns, grouped(rows), "What it cost", note)

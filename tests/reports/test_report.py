@@ -647,6 +647,50 @@ def test_one_label_with_two_settings_is_two_variants(tmp_path: Path, undrawn: No
     assert summary["labels"] == ["qsm (one)", "qsm (two)"]
 
 
+def test_seeds_of_a_winner_are_those_of_its_settings_whatever_they_are_called(tmp_path: Path, undrawn: None) -> None:
+    """A sweep's confirmation, and further seeds of the file that it left."""
+    one = synthetic.experiment(tmp_path / "one", labels=("qsm",), seeds=2)
+    two = synthetic.experiment(tmp_path / "two", labels=("qsm",), seeds=0)
+    synthetic.run(two, "dmc/cartpole-swingup", "qsm", 2)
+    change(two, '"name": "qsm"', '"name": "qsm_tuned", "tuned": {"trials": 50}')
+    summary, _ = write(one, two)
+    assert [(cell["label"], cell["n"]) for cell in summary["cells"]] == [("qsm", 3)]
+
+
+def test_runs_that_are_asked_for_more_frames_by_now_are_named(tmp_path: Path, undrawn: None) -> None:
+    root = synthetic.experiment(tmp_path / "one", labels=("qsm",), seeds=2)
+    content = json.loads((root / "experiment.json").read_text())
+    content["cells"][1]["config"] = {"steps": 128_000}
+    synthetic.write_json(root / "experiment.json", content)
+    archived = tmp_path / "kept.jsonl"
+    archive.write(load.find([root]), archived)
+    for text in (write(root)[1], write(archived, out=tmp_path / "again")[1]):
+        assert "1 run finished at 64k frames, and 128k are asked for by now" in text
+        assert "have finished" not in text
+
+
+def test_equal_scores_have_no_leader(tmp_path: Path, undrawn: None) -> None:
+    """A task on which nobody scores: the order of the labels would decide."""
+    for label, height in (("qsm", 0.0), ("sac", 0.0), ("td3", -1.0)):
+        for seed in range(3):
+            synthetic.run(tmp_path / "flat", "dmc/cheetah-run", label, seed, returns=np.full((17, 2), height))
+    text = write(tmp_path / "flat")[1]
+    assert "On dmc/cheetah-run, qsm and sac share the best mean final score: 0 against −1.00 (td3)." in text
+    assert "Bold: the best mean of its column" not in text
+
+
+def test_a_range_upside_down_is_no_range() -> None:
+    """What counts as solved is less than what a random policy gets: nothing is normalised by it."""
+    assert np.isnan(load.Score("return", True, low=20, high=10).normalise(np.array([20.0, 10.0]))).all()
+    assert load.Score("KL", False, low=2, high=0).normalise(np.array([2.0, 0.0])).tolist() == [0, 1]
+
+
+def test_code_with_backticks_stays_code() -> None:
+    cell = html.Cell("f(`mat1`, ``) <b> | x", code=True)
+    text = html.markdown("t", [html.Section("s", "S", [html.Table(["traceback"], [[cell]])])])
+    assert "| ``` f(`mat1`, ``) <b> \\| x ``` |" in text
+
+
 def test_algorithms_from_outside_are_shown_with_all_settings_and_their_code(tmp_path: Path, undrawn: None) -> None:
     root = synthetic.experiment(tmp_path / "outside", labels=("qsm", "mine"), seeds=2)
     assert "Algorithms from outside" not in write(root)[1]
@@ -1089,6 +1133,11 @@ def test_runs_are_compared_at_the_shortest_budget(tmp_path: Path, undrawn: None)
     rows = rows_of(tmp_path / "b" / "report")
     assert column(rows, "dmc/walker-walk", "long", "final") == pytest.approx(450)
     assert column(rows, "dmc/walker-walk", "short", "final") == pytest.approx(900)
+    lines = (synthetic.run_dir(tmp_path / "b", "dmc/walker-walk", "long", 0) / "clock.jsonl").read_text().splitlines()
+    (then,) = (line for line in map(json.loads, lines) if line["env_step"] == 50_000)
+    (cost,) = (cell["cost"] for cell in summary["cells"] if cell["label"] == "long")
+    for name in ("active", "process", "total"):
+        assert cost[f"{name}_s"] == pytest.approx(then[name])  # of as many frames as the scores
 
 
 def test_a_curve_ends_where_the_tables_say(tmp_path: Path, undrawn: None) -> None:
