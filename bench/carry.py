@@ -25,7 +25,7 @@ def run_grid(
     them, and `jobs`; plan_only: start nothing. Raises UsageError for bad input, before anything is written."""
     limit_threads(1)
     cells, default = user_error(plan, preset, algos, env_ids, seeds, overrides)
-    engine = carrier(how, [cell.config for cell in cells], how.jobs)
+    engine = None if plan_only else carrier(how, [cell.config for cell in cells], how.jobs)
     experiment = Experiment(root, check_name(name or default))
     if any((experiment.path / file).exists() for file in ("sweep.json", "journal.log")):
         raise UsageError(f"{experiment.path} holds a sweep; choose another --name")
@@ -36,11 +36,11 @@ def run_grid(
     with locked(experiment.path / "lock", str(experiment.path), LOOK):
         indices = experiment.write(preset, ["python", "-m", "bench", *sys.argv[1:]], entries)
         todo = unfinished(experiment, indices, how.retry_failed)
-        if plan_only:
+        if engine is None:
             print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended; for each of the others:")
             for index in todo:
-                words = ("--root", str(root), "--name", experiment.path.name, "--index", str(index))
-                print("python -m bench worker", shlex.join(words))
+                words = ["--root", str(root.absolute()), "--name", experiment.path.name, "--index", str(index)]
+                print("python -m bench worker", shlex.join(words + ["--retry-failed"] * how.retry_failed))
             return 0
         print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended, {engine}", flush=True)
         outcome = carry(engine, experiment, todo)

@@ -205,8 +205,8 @@ def convert(hint: Any, value: Any, name: str) -> Any:
         try:
             number = float(value)
         except OverflowError:  # of a whole number
-            number = math.inf
-        check(math.isfinite(number), name, value if number == value else "an enormous number", "a finite number")
+            number, value = math.inf, "an enormous number"
+        check(math.isfinite(number), name, value, "a finite number")
         return number
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

@@ -213,7 +213,7 @@ class Collection:
         }
         found: dict[int, list[Run]] = {}
         for run in self.runs:
-            steps = asked.get((run.experiment, run.env, run.label, run.seed))
+            steps = asked.get((run.experiment, run.env, run.config.get("label"), run.seed))  # a variant is called otherwise
             if run.state == "done" and is_number(steps) and steps > run.steps:
                 found.setdefault(int(steps), []).append(run)
         return found

@@ -188,8 +188,11 @@ def _value(value: Any) -> str:
 
 def _tuning(collection: Collection, look: dict[str, Look]) -> Table | Text:
     """How much search is behind each algorithm's settings, from the run configurations."""
-    algos = {run.label: run.config.get("algo") or {} for run in collection.runs}
-    found = {label: algo["tuned"] for label, algo in algos.items() if isinstance(algo.get("tuned"), dict)}
+    found: dict[str, dict[str, Any]] = {}
+    for run in collection.runs:  # of the seeds of one configuration, the search that had made most trials when it was recorded
+        tuned = (run.config.get("algo") or {}).get("tuned")
+        if isinstance(tuned, dict):
+            found[run.label] = max(found.get(run.label, tuned), tuned, key=lambda own: (own.get("trials") or 0, _value(own)))
     if not found:
         return Text("No configuration in this report came from a sweep.")
     rows = []

@@ -3,8 +3,8 @@
 Scores of one algorithm are a list with one 1-D array per task, the value of each seed; lengths may differ.
 Aggregates follow Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice". Two departures, because their
 percentile bootstrap covers too little at the seeds people can afford (see COVERAGE): resampled residuals are scaled by
-sqrt(n / (n - 1)) and the percentiles taken further out (Hesterberg 2015, "expanded percentile"), and what is a mean over the
-seeds of one task gets a t interval.
+sqrt(n / (n - 1)) and the percentiles taken further out (Hesterberg 2015, "expanded percentile"), and what is a mean over seeds,
+of one task or of several, gets a t interval.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ def aggregate(
     bounds = {name: _percentiles(AGGREGATES[name](samples, sizes), level, _freedom(tasks)) for name in ("iqm", "median")}
     found = {name: Estimate(values[name], float(low), float(high), fewest) for name, (low, high) in bounds.items()}
     mean = _mean_of_means(tasks, level)
-    found |= {"mean": mean, "optimality_gap": _mean_of_means([np.maximum(1 - task, 0) for task in tasks], level)}
+    gap = _mean_of_means([np.maximum(1 - task, 0) for task in tasks], level)
+    found |= {"mean": mean, "optimality_gap": Estimate(gap.value, max(gap.low, 0.0), gap.high, gap.n)}  # it is never below 0
     if len(tasks) == 1:
         found |= {"median": mean} | ({"iqm": mean} if len(pooled) < TRIMMED else {})
     return {name: found[name] for name in AGGREGATES}

@@ -267,8 +267,14 @@ def check_score(config: RunConfig) -> None:
     """A trial's value is a normalised score, so every environment needs a range."""
     env, spec = envs.make(config.env["id"], 0, 1, **config.env_settings)
     env.close()
-    if spec.score.low is None or spec.score.high is None:
+    score = spec.score
+    if score.low is None or score.high is None:
         raise UsageError(
             f"{spec.id} has no score range to normalise by, so trials on it have no value; take others, or give it one "
             f"(`python -m envs.measure {spec.id}`, and a reward_threshold)"
+        )
+    if not (score.high > score.low if score.direction == "max" else score.high < score.low):
+        raise UsageError(
+            f"{spec.id} counts {score.high:g} as solved, which is no better than a random policy's {score.low:g}, so trials on "
+            "it have no value; give it another reward_threshold"
         )

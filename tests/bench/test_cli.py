@@ -111,7 +111,7 @@ BAD = {
     "number for group": (["eval=3"], "eval=3 has the wrong type"),
     "empty value": (["algo.gamma="], "algo.gamma"),
     "infinite": (["algo.tau=inf"], "algo.tau"),
-    "not a number": (["algo.actor_lr=nan"], "algo.actor_lr"),
+    "not a number": (["algo.actor_lr=nan"], "algo.actor_lr=nan is out of range"),
     "key of a group": (["eval={candidates: 2, episode: 3}"], "unknown key 'eval.episode'; did you mean eval.episodes"),
     "number for key": (["eval={1: 2}"], "'eval={1: 2}': the keys of a mapping are names"),
     "package": (["steps@foo=4000"], "a key has no package here: steps=value"),
@@ -339,7 +339,10 @@ def test_a_plan_is_a_list_of_workers_to_start(command, tmp_path, monkeypatch):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert command(*told[1][3:]).code == 0
     assert [path.parent.name for path in experiment.rglob("DONE")] == ["seed_1"]
-    assert [line.split()[-1] for line in command(*asked, "--plan-only").out.splitlines()[1:]] == ["0"]
+    again = command(*asked, "--plan-only", "--retry-failed", "--device", "cuda")
+    assert (again.code, "holds a run with other settings" in again.err) == (2, True)  # not that there is no device here
+    (line,) = command(*asked, "--plan-only", "--retry-failed").out.splitlines()[1:]
+    assert line.endswith("--index 0 --retry-failed")
 
 
 @pytest.mark.parametrize(("name", "code", "said"), [("run", 1, 3), ("sweep", 1, 3), ("status", 1, 3), ("watch", 0, 0)])

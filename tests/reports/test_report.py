@@ -653,8 +653,10 @@ def test_seeds_of_a_winner_are_those_of_its_settings_whatever_they_are_called(tm
     two = synthetic.experiment(tmp_path / "two", labels=("qsm",), seeds=0)
     synthetic.run(two, "dmc/cartpole-swingup", "qsm", 2)
     change(two, '"name": "qsm"', '"name": "qsm_tuned", "tuned": {"trials": 50}')
-    summary, _ = write(one, two)
-    assert [(cell["label"], cell["n"]) for cell in summary["cells"]] == [("qsm", 3)]
+    for roots in ((one, two), (two, one)):
+        summary, text = write(*roots)
+        assert [(cell["label"], cell["n"]) for cell in summary["cells"]] == [("qsm", 3)]
+        assert "tuned with 50 trials" in text
 
 
 def test_runs_that_are_asked_for_more_frames_by_now_are_named(tmp_path: Path, undrawn: None) -> None:
@@ -667,6 +669,9 @@ def test_runs_that_are_asked_for_more_frames_by_now_are_named(tmp_path: Path, un
     for text in (write(root)[1], write(archived, out=tmp_path / "again")[1]):
         assert "1 run finished at 64k frames, and 128k are asked for by now" in text
         assert "have finished" not in text
+    other = synthetic.experiment(tmp_path / "two", labels=("qsm",), seeds=2)
+    change(other, '"lr": 0.0003', '"lr": 0.001')
+    assert "1 run finished at 64k frames, and 128k are asked for by now" in write(root, other, out=tmp_path / "both")[1]
 
 
 def test_equal_scores_have_no_leader(tmp_path: Path, undrawn: None) -> None:
