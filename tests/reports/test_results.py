@@ -195,7 +195,7 @@ def test_the_readme_says_what_the_pages_say() -> None:
     cells = [cell for row in [*means.values(), *weights] for cell in row.values()]
     known = {cell.removesuffix("?") for cell in [*over, *cells]}
     prose, paper, own = (
-        [" ".join(value.split()) for value in re.findall(r"[\d.]+\s\[−?[\d.]+,\s[\d.]+\]", part)]
+        [" ".join(value.split()) for value in re.findall(r"−?[\d.]+\s\[−?[\d.]+,\s−?[\d.]+\]", part)]
         for part in ("\n".join(line for line in text.split("The claims of")[0].splitlines() if line[:1] != "|"),
                      text.split("The claims of")[1], results)
     )  # fmt: skip
