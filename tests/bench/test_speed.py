@@ -236,11 +236,12 @@ def test_freed_memory_is_kept():
         "import resource, torch; from bench.speed import keep_freed_memory; keep_freed_memory()\n"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "take = lambda: [torch.ones(1 << 20) for _ in range(4)]\n"
-        "take(); before = faults()\n"
+        "for _ in range(5): take()\n"  # the heap grows to where it fits them, which may take more than one round
+        "before = faults()\n"
         "for _ in range(10): take()\n"
         "print(faults() - before)"
     )
     if not os.confstr("CS_GNU_LIBC_VERSION"):
         pytest.skip("another C library")
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(shown.stdout) < 4000
+    assert int(shown.stdout) < 8000, "of 40,960 if every buffer went back"
