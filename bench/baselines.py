@@ -80,13 +80,12 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
     """
     stored = existing(path)
     hardware = content["machine"]["id"]
-    alike = hardware in stored and all(stored[hardware].get(name) == content["machine"][name] for name in SAME)
     timed = {key(r) for r in content["results"]}
     shared = [name for name, entry in stored.items() if timed & entry["products"].keys()]
     if not shared:
         raise UsageError(f"{path} holds none of the bodies that were timed")
     chosen = hardware if hardware in shared else shared[0]
-    alike &= chosen == hardware
+    alike = chosen == hardware and all(stored[chosen][name] == content["machine"][name] for name in SAME)
     rows, slow = [], []
     for r in content["results"]:
         before = stored[chosen]["products"].get(key(r))

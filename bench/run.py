@@ -284,7 +284,7 @@ class Run:
     def _append_clock(self) -> None:
         here = {"env_step": self.env_step, "update": self.agent.updates}
         self.dir.append("clock.jsonl", here | self.clock.record())
-        if self.env_step:
+        if self.env_step:  # before, agents were built, whose layers may draw what is overwritten
             self.global_draws.check(self.env_step)
         self._mirror()
         self.global_draws.look()  # a mirror may draw what it likes

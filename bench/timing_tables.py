@@ -74,24 +74,21 @@ def timing_tables(content: Row) -> list[Table]:
     return tables + chain_tables(results)
 
 
-def floors(machine: Row, results: list[Row]) -> Iterator[tuple[Row, dict[str, float]]]:
-    """Each update's row, with the milliseconds of its products at the calibrated product rate, of its other operations' bytes
-    at the copy rate, and of its operations at the price of dispatch; on one core these add up."""
-    for r in results:
-        if r["name"] == "update" and r["flops"] is not None and "against" not in r:
-            products, moved = r["flops"] / machine["fp32_gflops"] / 1e6, r["bytes"] / machine["copy_gbs"] / 1e6
-            yield r, {"products": products, "bytes": moved, "dispatch": r["operations"] * machine["small_op_us"] / 1e3}
-
-
-def sized(results: list[Row]) -> list[str]:
-    """The algorithm of each result, with its batch and width where these differ."""
-    several = [key for key in ("batch", "width") if len({r[key] for r in results}) > 1]
-    return [" ".join([r["algo"], *(f"{key} {r[key]}" for key in several)]) for r in results]
+def floors(machine: Row, results: list[Row]) -> Iterator[tuple[Row, str, dict[str, float]]]:
+    """Each update's row, its algorithm (with the batch and width where these differ between updates), and the milliseconds of
+    its products at the calibrated product rate, of its other operations' bytes at the copy rate, and of its operations at the
+    price of dispatch; on one core these add up."""
+    updates = [r for r in results if r["name"] == "update" and r["flops"] is not None and "against" not in r]
+    several = [key for key in ("batch", "width") if len({r[key] for r in updates}) > 1]
+    for r in updates:
+        products, moved = r["flops"] / machine["fp32_gflops"] / 1e6, r["bytes"] / machine["copy_gbs"] / 1e6
+        parts = {"products": products, "bytes": moved, "dispatch": r["operations"] * machine["small_op_us"] / 1e3}
+        yield r, " ".join([r["algo"], *(f"{key} {r[key]}" for key in several)]), parts
 
 
 def floor_rows(machine: Row, results: list[Row]) -> list[list[str]]:
-    rows, found = [], list(floors(machine, results))
-    for (r, parts), label in zip(found, sized([r for r, _ in found]), strict=True):
+    rows = []
+    for r, label, parts in floors(machine, results):
         total = sum(parts.values())
         rows.append([
             label, str(r["T"] or ""), f"{r['flops'] / 1e9:.3f}", f"{r['bytes'] / 1e6:.1f}", f"{r['operations']:.0f}",
@@ -108,10 +105,10 @@ def write_figures(content: Row, folder: Path) -> None:
     from reports.reproduction import shrink
     from reports.wall_clock import steps_of_denoising
 
-    bars, found = {}, list(floors(content["machine"], content["results"]))
-    for (r, parts), own in zip(found, sized([r for r, _ in found]), strict=True):
-        label = own if r["T"] is None else f"{own}, T = {r['T']}"
-        bars[label] = parts | {"beyond": max(r["cpu_ms"] - sum(parts.values()), 0.0)}
+    bars = {}
+    for r, label, parts in floors(content["machine"], content["results"]):
+        name = label if r["T"] is None else f"{label}, T = {r['T']}"
+        bars[name] = parts | {"beyond": max(r["cpu_ms"] - sum(parts.values()), 0.0)}
     own = [r for r in content["results"] if "against" not in r]
     drawn = [steps_of_denoising(own, list(dict.fromkeys(r["algo"] for r in own)))]
     if bars:

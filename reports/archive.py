@@ -163,7 +163,7 @@ def _slim_experiment(content: dict[str, Any], home: Path, found: Found) -> dict[
     for cell in content.get("cells") or []:
         config = cell.get("config") or {}
         kept = home / str(cell.get("dir")) not in found.runs or not config
-        cells.append(cell if kept else cell | {"config": {key: config[key] for key in ("steps",) if key in config}})
+        cells.append(cell if kept else cell | {"config": {"steps": config.get("steps")}})
     return {key: value for key, value in content.items() if key != "name"} | {"cells": cells}
 
 

@@ -29,11 +29,12 @@ def health(collection: Collection, rows: list[Row], look: dict[str, Look]) -> Se
             )
         )
         blocks += _tracebacks(collection.runs)
-    for steps, own in collection.raised().items():
+    raised = collection.raised()
+    for steps, own in raised.items():
         frames = listing([large(done) for done in sorted({run.steps for run in own})])
         what = f"{plural(len(own), 'run')} finished at {frames} frames, and {large(steps)} are asked for by now"
         blocks.append(Text(f"{what}: repeating the command goes on with them."))
-    if not bad and not collection.raised():
+    if not bad and not raised:
         blocks.append(
             Text(f"All {plural(len(rows), 'run')} of these experiments have finished; none failed, diverged or is missing.")
         )

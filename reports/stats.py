@@ -147,10 +147,14 @@ def aggregate(
 
 def _mean_of_means(tasks: Sequence[np.ndarray], level: float) -> Estimate:
     """The mean over tasks of their seeds' means, with its t interval."""
-    value = float(np.mean([task.mean() for task in tasks]))
-    error = np.sqrt(sum(task.var(ddof=1) / len(task) for task in tasks)) / len(tasks)
-    half = float(special.stdtrit(_freedom(tasks), (1 + level) / 2) * error)
+    value, half = float(np.mean([task.mean() for task in tasks])), _half_width(tasks, len(tasks), level)
     return Estimate(value, value - half, value + half, min(map(len, tasks)))
+
+
+def _half_width(groups: Sequence[np.ndarray], tasks: int, level: float) -> float:
+    """Half the t interval of a sum of the groups' means, or of their differences, divided by `tasks`."""
+    error = np.sqrt(sum(group.var(ddof=1) / len(group) for group in groups)) / tasks
+    return float(special.stdtrit(_freedom(groups), (1 + level) / 2) * error)
 
 
 def iqm_curve(
@@ -224,9 +228,7 @@ def difference(x: Scores, y: Scores, *, level: float = LEVEL) -> Estimate:
     value, n = float(np.mean([a.mean() - b.mean() for a, b in pairs])), min(min(len(a), len(b)) for a, b in pairs)
     if n < MIN_SEEDS:
         return Estimate(value, None, None, n)
-    groups = [group for pair in pairs for group in pair]
-    error = np.sqrt(sum(group.var(ddof=1) / len(group) for group in groups)) / len(pairs)
-    half = float(special.stdtrit(_freedom(groups), (1 + level) / 2) * error)
+    half = _half_width([group for pair in pairs for group in pair], len(pairs), level)
     return Estimate(value, value - half, value + half, n)
 
 

@@ -146,13 +146,13 @@ def _clock_columns(run: Run, budget: int) -> Row:
     if not len(clock.step):
         return {}
     end = np.minimum(clock.step[-1:], run.whole(budget) or np.inf)
-    seconds = {f"{name}_s": float(clock.at(end, name)[0]) for name in ("active", "process", "total")}
+    until = {f"{name}_s": float(clock.at(end, name)[0]) for name in ("active", "process", "total")}
     timed = clock.updates_timed
     phases = {name: 1e3 * seconds / timed for name, seconds in clock.wall.items() if timed and name not in IDLE_PHASES}
     update = sum(value for name, value in phases.items() if name not in LOOP_PHASES)
     columns: Row = {
         "updates": int(run.evals.update[-1]) if len(run.evals) else 0,
-        **seconds,
+        **until,
         "ms_per_update": update if timed else None,
         "updates_per_s": 1e3 / update if update else None,
         "frames_per_s": float(clock.step[-1] / clock.active[-1]) if clock.active[-1] > 0 else None,
