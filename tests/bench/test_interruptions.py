@@ -198,10 +198,14 @@ def test_a_run_whose_heart_beats_on_another_machine_is_left_alone(copied, tmp_pa
     over = threading.Event()
 
     def beat():
-        while not over.wait(0.02):
-            copied.write_progress(copied.progress() | {"time": time.time() - 1000})  # by a clock that is late
+        copied.write_progress(copied.progress() | {"time": time.time() - 1000})  # by a clock that is late
 
-    thread = threading.Thread(target=beat)
+    def beats():
+        while not over.wait(0.02):
+            beat()
+
+    beat()
+    thread = threading.Thread(target=beats)
     thread.start()
     try:
         with pytest.raises(ValueError, match=r"is in use by pid \d+ on elsewhere, whose heartbeat goes on"):
