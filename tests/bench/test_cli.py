@@ -327,6 +327,12 @@ def test_a_continuation_that_does_not_begin_is_named_and_leaves_a_finished_run_f
     assert [(run / name).exists() for name in ("DONE", "FAILED.json")] == [True, False]
 
 
+def test_a_command_whose_output_was_closed_before_it_began_does_its_work(tmp_path):
+    """As some supervisors start processes."""
+    shell = f"{shlex.quote(sys.executable)} -m bench list presets >&- 2>&-"
+    assert subprocess.run(["sh", "-c", shell], cwd=tmp_path).returncode == 0
+
+
 def test_a_plan_is_a_list_of_workers_to_start(command, tmp_path, monkeypatch):
     """For a scheduler that is not ours."""
     asked = (*GRID[:-1], "2", "--name", "a-plan", "--root", str(tmp_path / "with space"), "steps=300", "eval.episodes=1")

@@ -10,6 +10,7 @@ from ctypes.util import find_library
 import numpy as np
 import pytest
 
+from bench.config import UsageError
 from bench.play import play
 
 CARTPOLE = ("env.action_repeat=40", "steps=1200", "warmup=800", "eval_every=1200", "log_every=600", "eval.episodes=1")
@@ -67,6 +68,15 @@ def test_play_refuses_in_one_line(small, train, command, tmp_path, monkeypatch, 
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert says in done.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_film_shows_the_rule_that_the_run_was_evaluated_by(small, train, tmp_path, monkeypatch):
+    train(small("sac", "steps=80", "eval_every=80", "eval.action=sample", "eval.candidates=3"), tmp_path / "run")
+    asked = []
+    monkeypatch.setattr("bench.play.load_policy", lambda path, *rule: asked.append(rule))
+    with pytest.raises(UsageError, match="toy tasks have no picture"):
+        play(tmp_path / "run", tmp_path / "x.gif", 1, 7)
+    assert asked == [("sample", 7, 3)]
 
 
 @pytest.mark.parametrize("chosen", [{}, {"MUJOCO_GL": "egl"}])

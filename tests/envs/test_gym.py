@@ -109,6 +109,15 @@ def test_unbounded_and_shaped_spaces(register):
     assert env.step(np.full((1, 4), 5.0))[1].tolist() == [20.0]
 
 
+def test_only_who_wants_frames_makes_a_task_that_renders(register, monkeypatch):
+    """Training does not need what rendering does: a context for each copy, or a task that takes the mode at all."""
+    monkeypatch.setattr(Odd, "metadata", {"render_modes": ["rgb_array"]}, raising=False)
+    register("Shown-v0", box(1.0, 2), box(1.0, 1))
+    envs.make("gym/Shown-v0", 0)[0].close()
+    with pytest.raises(ValueError, match="render_mode"):
+        envs.make("gym/Shown-v0", 0, render_mode="rgb_array")
+
+
 def test_what_cannot_be_used_is_named(register):
     register("DictObs-v0", gymnasium.spaces.Dict(a=box(1.0, 2)), box(1.0, 1))
     register("NoLimit-v0", box(1.0, 2), box(1.0, 1), limit=None)
