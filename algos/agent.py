@@ -248,7 +248,8 @@ class Adam:
 
     def minimise(self, loss: Tensor) -> None:
         """One step on `loss`. Nothing but this optimizer's parameters gets a gradient, so no work is wasted on others."""
-        self.grads = list(torch.autograd.grad(loss, self.own))
+        found = torch.autograd.grad(loss, self.own)
+        self.grads = [laid_out(grad, p) for grad, p in zip(found, self.own, strict=True)]
         if self.clip:
             norm = nn.utils.get_total_norm(self.grads)
             torch._foreach_mul_(self.grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
@@ -282,6 +283,15 @@ class Adam:
         return nn.utils.get_total_norm(self.grads) if self.grads else None
 
 
+def laid_out(grad: Tensor, like: Tensor) -> Tensor:
+    """A gradient as it is, or copied where it does not lie in memory as its parameter does (of p.T or p.sum(), for instance):
+    the fused kernel walks both by address, and on a CPU checks nothing."""
+    if grad.stride() == like.stride():
+        return grad
+    same = all(n == 1 or a == b for n, a, b in zip(like.shape, grad.stride(), like.stride(), strict=True))
+    return grad if same else torch.empty_like(like).copy_(grad)
+
+
 def cosine_decay(lr: float, update: int, decay_updates: int) -> float:
     """Cosine schedule from lr to 0 over `decay_updates` (0: constant)."""
     if decay_updates == 0:
@@ -300,7 +310,8 @@ class Agent:
 
     spec: the environment; config: an instance of `Config`; generator: for the initial weights (CPU), and nothing else
     decides them; device: a torch device. Numbers drawn elsewhere than in `draws` would be lost in a resume: a run refuses
-    them. Raises ValueError where the environment does not fit (unbounded actions for an agent that needs bounds).
+    draws from the global generators of NumPy and of torch on the CPU. Raises ValueError where the environment does not fit
+    (unbounded actions for an agent that needs bounds).
     """
 
     Config: type
@@ -342,7 +353,8 @@ class Agent:
     def schedule(self) -> None:
         """Set what depends on the number of updates done, such as a learning rate; called before the phases of an update.
 
-        A phase itself does not look at the counter: what is captured in a graph would keep the value of its capture.
+        A phase itself looks neither at the counter nor at a plain number that is set here: what is captured in a graph would
+        keep the value of its capture. A tensor that is filled here (`self.weight.fill_(x)`) is read anew at every replay.
         """
 
     def due(self) -> list[Phase]:

@@ -68,6 +68,8 @@ def benchmarks(
     torch.set_num_threads(1)
     keep_freed_memory()
     set_matmul("auto", device)
+    if mode == "compile":  # variants share their code, and beyond 8 of them the rest would be eager, unnoticed
+        torch._dynamo.config.recompile_limit = 256
     out = {}
     for label, values in variants(algos, T, batch, width):
         hidden = values.get("actor_hidden") or []
@@ -183,8 +185,9 @@ def calibrate(device: str = "cpu") -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, PRODUCT, PRODUCT, generator=generator).to(device)
     out, one = torch.empty_like(a), torch.zeros(1, device=device)
-    product = fastest(synchronised(lambda: torch.mm(a, b, out=out), device), 30)
-    copy = fastest(synchronised(lambda: [out.copy_(a) for _ in range(10)], device), 30) / 10
+    products, copies = (500, 500) if device == "cuda" else (1, 10)  # a GPU's last less than to wait for it
+    product = fastest(synchronised(lambda: [torch.mm(a, b, out=out) for _ in range(products)], device), 30) / products
+    copy = fastest(synchronised(lambda: [out.copy_(a) for _ in range(copies)], device), 30) / copies
     small = fastest(synchronised(lambda: [one.add_(1) for _ in range(100)], device), 30) / 100
     named = {"device_name": torch.cuda.get_device_name()} if device == "cuda" else {}
     rates = {"fp32_gflops": 2 * PRODUCT**3 / product / 1e9, "copy_gbs": 8 * PRODUCT**2 / copy / 1e9, "small_op_us": small * 1e6}

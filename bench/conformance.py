@@ -261,19 +261,32 @@ def test_phases_read_no_value_on_the_host(algo):
         train(agent, period(agent))
 
 
+def scheduled(agent: Agent) -> set[str]:
+    """Names of the agent's plain numbers that depend on the number of updates."""
+    counted, seen = agent.updates, []
+    for agent.updates in (0, 1, 1000, 1_000_000):
+        agent.schedule()
+        seen.append({name: value for name, value in vars(agent).items() if isinstance(value, bool | int | float)})
+    agent.updates = counted
+    agent.schedule()
+    return {name for name in seen[-1] if len({found.get(name) for found in seen}) > 1}
+
+
 def test_phases_leave_the_update_counter_to_the_schedule(algo):
+    """And what they read of it are tensors or learning rates, which a captured phase sees change."""
+
     def hidden(agent, phase, batch, noise):
-        counted = agent.updates
-        del agent.updates
+        kept = {name: vars(agent).pop(name) for name in names}
         try:
             return agent.run_phase(phase, batch, noise)
         except AttributeError as error:
-            message = f"phase {phase.name!r} reads self.updates, which a captured phase would freeze: do it in schedule()"
-            raise AssertionError(message) from error
+            what = f"phase {phase.name!r} reads self.{error.name}, which a captured phase would freeze"
+            raise AssertionError(f"{what}: do it in schedule(), and keep the result in a tensor (fill_)") from error
         finally:
-            agent.updates = counted
+            vars(agent).update(kept)
 
     agent = build(algo)
+    names = scheduled(agent)
     train(agent, period(agent), watch=hidden)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._triton import has_triton
 
 from algos.agent import Agent, Batch, Phase, Trajectories
 from bench.config import UsageError
@@ -89,8 +90,10 @@ def phase_runner(agent: Agent, speed: str) -> Callable[[Phase, Data, Noise], Inf
     """
     if speed == "compile":
         compiler = os.environ.get("CXX", "g++")
-        if agent.device.type == "cpu" and shutil.which(compiler) is None:
-            raise UsageError(f"speed=compile needs a C++ compiler on cpu, and {compiler} is not there; take speed=eager")
+        if shutil.which(compiler) is None:
+            raise UsageError(f"speed=compile needs a C++ compiler, and {compiler} is not there; take speed=eager")
+        if agent.device.type == "cuda" and not has_triton():
+            raise UsageError("speed=compile on cuda needs triton and a GPU that it knows; take speed=eager")
         return Compiled(agent)
     if speed == "cudagraph":
         return Graphs(agent)

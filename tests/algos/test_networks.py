@@ -178,3 +178,19 @@ def test_adam(clip):
         optimizer = restored
     for mine, wanted in zip(own, theirs, strict=True):
         torch.testing.assert_close(mine, wanted)
+
+
+@pytest.mark.parametrize("loss", [
+    lambda p: (p.t() * (torch.arange(6).reshape(3, 2) - 2.5)).sum(), lambda p: p.sum(), lambda p: (p[:, ::2] ** 2).sum(),
+])  # fmt: skip
+def test_adam_takes_a_gradient_that_lies_in_another_order(loss):
+    """Of a transposed or an expanded one the kernel would read other numbers, or beyond its end, and say nothing."""
+    own = torch.linspace(-1, 1, 6).reshape(2, 3).requires_grad_()
+    theirs = own.detach().clone().requires_grad_()
+    optimizer, library = Adam([own], 1e-2), torch.optim.Adam([theirs], lr=1e-2, foreach=False)
+    for _ in range(3):
+        optimizer.minimise(loss(own) * (1 + own.detach().sum() ** 2))
+        library.zero_grad()
+        (loss(theirs) * (1 + theirs.detach().sum() ** 2)).backward()
+        library.step()
+    torch.testing.assert_close(own, theirs)

@@ -168,6 +168,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(command, tmp_path, monk
     (plugins / "torn_plugin.py").write_text("class Agent(:\n")
     monkeypatch.syspath_prepend(plugins)
     monkeypatch.setattr("bench.carry.carry", lambda *_: pytest.fail("bad input was carried out"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     done = command(*GRID, *arguments)
     assert done.code == 2, done
     assert done.err.startswith("error: ")

@@ -66,6 +66,14 @@ class Counts(sac.SAC):
         return super().critic(batch, noise)
 
 
+class Anneals(sac.SAC):
+    def schedule(self):
+        self.bonus = 1.0 / (1 + self.updates)
+
+    def critic(self, batch, noise):
+        return super().critic(batch._replace(reward=batch.reward + self.bonus), noise)
+
+
 class UnusedDraw(sac.SAC):
     def draws(self, phase, n):
         return super().draws(phase, n) | ({"more": normal(n)} if phase == "actor" else {})
@@ -253,6 +261,7 @@ CAUGHT = [
     ("Stops", "test_a_run_ends_and_its_policy_loads", "RuntimeError: enough"),
     ("OnTheSide", "test_a_run_ends_and_its_policy_loads", "the actions of the loaded policy"),
     ("Counts", "test_phases_leave_the_update_counter_to_the_schedule", r"'critic' reads self.updates"),
+    ("Anneals", "test_phases_leave_the_update_counter_to_the_schedule", r"'critic' reads self.bonus.*in a tensor"),
     ("EveryUpdate", "test_phases_run_when_they_are_due", "due were"),
     ("WritesBatch", "test_update_leaves_the_batch_alone", "the batch after phase 'critic'"),
     ("LeftOut", "test_every_trained_parameter_moves_and_targets_follow", "critics.biases.2 never moves"),

@@ -38,23 +38,32 @@ def test_an_engine_whose_package_is_missing_says_what_to_install(command, tmp_pa
     assert not any(tmp_path.iterdir())
 
 
-SLEEPER = "import os, time; a = time.time(); time.sleep(0.4); print(os.environ['CUDA_VISIBLE_DEVICES'], a, time.time())"
+MEETS = """
+import os, pathlib, sys, time
+start, here = time.time(), pathlib.Path(sys.argv[1])
+(here / str(os.getpid())).touch()
+while len(list(here.iterdir())) < int(sys.argv[2]) and time.time() < start + 10:
+    time.sleep(0.01)
+print(os.environ["CUDA_VISIBLE_DEVICES"], start, time.time(), os.environ["OMP_NUM_THREADS"])
+"""
 
 
 @pytest.mark.parametrize(("jobs", "at_once"), [(None, 4), (3, 3), (9, 4)])
 def test_runs_share_devices_by_slots(tmp_path, monkeypatch, jobs, at_once):
-    """Stand-ins for workers say which device they saw, and when."""
-    monkeypatch.setattr(local, "command", lambda *_: [sys.executable, "-S", "-c", SLEEPER])
+    """Stand-ins for workers say which device they saw, when, and with how many threads. The first wait for one another."""
+    met = tmp_path / "met"
+    met.mkdir()
+    monkeypatch.setattr(local, "command", lambda *_: [sys.executable, "-S", "-c", MEETS, str(met), str(at_once)])
     experiment = Experiment(tmp_path, "grid")
-    experiment.write("quick", [], [{"dir": f"seed_{k}", "config": {"threads": 1}} for k in range(7)])
+    experiment.write("quick", [], [{"dir": f"seed_{k}", "config": {"threads": 3}} for k in range(7)])
     options = Options(jobs=jobs, devices=("0", "GPU-5a"), per_device=2)
     assert local.submit(experiment, list(range(7)), options) == dict.fromkeys(range(7), "done")
     spans = [line.split() for line in (p.read_text() for p in tmp_path.rglob("worker.log"))]
     assert {device for device, *_ in spans} == {"0", "GPU-5a"}
-    for _, start, _ in spans:
-        now = [device for device, a, b in spans if float(a) <= float(start) < float(b)]
-        assert len(now) <= at_once
-        assert all(now.count(device) <= 2 for device in now)
+    assert {threads for *_, threads in spans} == {"3"}
+    running = [[device for device, a, b, _ in spans if float(a) <= float(start) < float(b)] for _, start, *_ in spans]
+    assert max(map(len, running)) == at_once
+    assert all(now.count(device) <= 2 for now in running for device in now)
     assert options.slots() == ["0", "GPU-5a"] * 2  # a free device before a shared one
 
 

@@ -53,7 +53,8 @@ def test_the_gridworld_page(command):
      (["gridworld", "--engine", "cloud"], "unknown engine"), (["gridworld", "--jobs", "-3"], "--jobs -3: it takes a number"),
      (["gridworld", "--slurm", "nosuch=1"], "for --engine slurm"), (["gridworld", "--device", "cuda"], "sees no CUDA device")],
 )  # fmt: skip
-def test_bad_input_is_one_line(command, tmp_path, words, message):
+def test_bad_input_is_one_line(command, tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     (tmp_path / "file").touch()
     done = command("reproduce", *words)
     assert done.code == 2

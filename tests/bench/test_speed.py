@@ -14,10 +14,11 @@ from torch.utils._pytree import tree_map
 
 import algos
 from algos.agent import Agent, Trajectories, sample
-from bench import run
+from bench import run, speed
 from bench.conformance import batches, build, noise_of, spec_for
 from bench.cost import random_data
 from bench.finite import FirstNonFinite, NonFinite
+from bench.rundir import RunDir
 from bench.speed import Compiled, Graphs, check_same_matmul
 
 UPDATES = 16
@@ -181,7 +182,7 @@ def test_cuda_graphs_are_refused_on_the_cpu_in_one_line(command):
 
 def test_a_missing_compiler_is_named(small, tmp_path, monkeypatch, command):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match=r"speed=compile needs a C\+\+ compiler on cpu, and no-such-compiler is not there"):
+    with pytest.raises(ValueError, match=r"speed=compile needs a C\+\+ compiler, and no-such-compiler is not there"):
         run.run(small("sac", "speed=compile"), tmp_path / "run")
 
 
@@ -206,6 +207,39 @@ def test_a_resume_at_another_matmul_precision_is_refused(small, train, tmp_path,
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     monkeypatch.setattr(run, "set_matmul", lambda *_: "medium")
     assert run.run(config, tmp_path) == "done"
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "error", "precision"),
+    [("auto", "cpu", 3e-7, "medium"), ("auto", "cpu", 2e-5, "highest"), ("highest", "cpu", 0.0, "highest"),
+     ("auto", "cuda", 0.0, "highest")],
+)  # fmt: skip
+def test_the_fast_products_are_taken_only_where_they_are_exact(monkeypatch, choice, device, error, precision):
+    monkeypatch.setattr(speed, "probe_matmul", lambda: error)
+    before = torch.get_float32_matmul_precision()
+    try:
+        assert speed.set_matmul(choice, device) == torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_the_probe_measures_and_leaves_the_precision_as_it_was():
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert 0 < speed.probe_matmul() < 1e-2
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_a_run_takes_the_threads_that_it_is_given(small, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        run.Run(small("td3", "threads=2"), RunDir(tmp_path / "run"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_first_session_has_no_precision_to_keep(tmp_path):
