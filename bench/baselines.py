@@ -89,7 +89,8 @@ def against(path: Path, content: dict[str, Any]) -> tuple[Table, list[str], bool
     rows, slow = [], []
     for r in content["results"]:
         before = stored[chosen]["products"].get(key(r))
-        if before is None:
+        if before is None:  # a new one, or one whose name or sizes have changed since
+            rows.append([f"{r['algo']} {r['name']}", "not there", f"{r['products']:.2f}", ""])
             continue
         times = r["products"] / before
         rows.append([f"{r['algo']} {r['name']}", f"{before:.2f}", f"{r['products']:.2f}", f"{times:.2f}"])

@@ -77,7 +77,7 @@ def main(order: dict) -> None:
     def start() -> dict:
         held["definitions"] = load(order["definitions"])
         held["bodies"] = held["definitions"].benchmarks(**order["settings"])
-        for body in held["bodies"].values() if order.get("run", True) else ():
+        for body in held["bodies"].values():
             for _ in range(WARM):
                 body.run()
         gc.collect()

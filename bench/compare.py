@@ -21,10 +21,11 @@ from typing import Any
 
 from bench.config import UsageError
 from bench.rundir import dump_json, replace_file
-from bench.timing import DEFINITIONS, BodiesFailed, BodyServer, Options, check, default_core, one_round, rounds_shown, serving
+from bench.timing import DEFINITIONS, BodiesFailed, BodyServer, Options, check, default_core, one_round, rounds_shown
 from bench.timing_tables import Table, ms, show
 
 FAIL = 1.25  # every HEAD median this many times above every BASE median: slower
+LOCKS = ("constraints.txt", "pyproject.toml")  # of a revision's packages
 REPORT = 1.05  # ratio of the medians from which a benchmark is named
 DEFINITIONS_CHANGED = 3  # exit code
 
@@ -39,7 +40,7 @@ class Comparison:
     rounds: int = 10
     seconds: float = 0.05
     core: int | None = None
-    accept: bool = False  # benchmarks that are gone, and definitions of BASE that HEAD does not run
+    accept: bool = False  # benchmarks that are gone, and definitions of BASE that HEAD, or BASE itself, does not run
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Outcome:
     gone: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     definitions: str = "BASE"  # whose definitions timed HEAD
+    notes: list[str] = field(default_factory=list)  # what a reader of the ratios has to know
 
     def ratios(self) -> dict[str, float]:
         return {name: statistics.median(head) / statistics.median(base) for name, (base, head) in self.laps.items()}
@@ -76,7 +78,8 @@ def run(asked: Comparison, out: Path | None = None) -> int:
             print("where that is meant, --accept-changed-definitions lets each revision run its own")
             return DEFINITIONS_CHANGED
         except BodiesFailed as failure:
-            raise UsageError(f"a revision's own benchmarks do not run: {failure}") from failure
+            raise UsageError(f"a benchmark failed while it was timed: {failure}") from failure
+        outcome.notes += notes(asked, base, head)
     code = 1 if outcome.slower() or (outcome.gone and not asked.accept) else 0
     if out is not None:
         replace_file(out, dump_json(record(asked, outcome, code)))
@@ -84,13 +87,26 @@ def run(asked: Comparison, out: Path | None = None) -> int:
     return code
 
 
+def notes(asked: Comparison, base: Path, head: Path) -> list[str]:
+    """What else decides the ratios, or keeps them from saying what was meant."""
+    found = []
+    if git("diff", "--quiet", "--end-of-options", asked.base, asked.head).returncode == 0:
+        found.append(f"{asked.base} and {asked.head} hold the same files: what differs is noise")
+    if asked.head == "HEAD" and git("diff", "--quiet", "HEAD", "--").returncode:
+        found.append("uncommitted changes are not timed: HEAD is the last commit")
+    locks = [[(tree / name).read_bytes() for name in LOCKS if (tree / name).is_file()] for tree in (base, head)]
+    if locks[0] != locks[1]:
+        found.append(f"{' or '.join(LOCKS)} differ: both revisions were timed with the packages that are installed here")
+    return found
+
+
+def git(*words: str | Path) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", *map(str, words)], capture_output=True, text=True)
+
+
 @contextlib.contextmanager
 def worktree(revision: str, what: str) -> Iterator[Path]:
     """A checkout of a revision of the repository around the current directory, removed at the end."""
-
-    def git(*words: str | Path) -> subprocess.CompletedProcess:
-        return subprocess.run(["git", *map(str, words)], capture_output=True, text=True)
-
     if git("rev-parse", "--git-dir").returncode:
         raise UsageError(f"compare works within a git repository; {Path.cwd()} is in none")
     sha = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").stdout.strip()
@@ -108,45 +124,59 @@ def worktree(revision: str, what: str) -> Iterator[Path]:
 
 
 def timed(asked: Comparison, base: Path, head: Path) -> Outcome:
-    """Raises DefinitionsChanged, and BodiesFailed where benchmarks do not run on the revision they belong to."""
+    """Raises DefinitionsChanged, UsageError where a revision does not run its own benchmarks, BodiesFailed where one fails
+    later."""
     core = default_core() if asked.core is None else asked.core
     settings = {} if asked.algos is None else {"algos": asked.algos}
-    outcome = Outcome()
-
-    def start(tree: Path, definitions: Path, run: bool = True) -> BodyServer:
-        return BodyServer(definitions / DEFINITIONS, settings, core, tree, run, here=tree)  # no other revision's conf/
-
-    one, other = start(base, base), start(head, base)
-    whose = base
+    alike = (base / DEFINITIONS).read_bytes() == (head / DEFINITIONS).read_bytes()
+    outcome, whose = Outcome(), base
     with contextlib.ExitStack() as stack:
-        stack.callback(one.close)
-        stack.callback(other.close)
-        one.wait()
+
+        def start(tree: Path, definitions: Path) -> BodyServer:
+            server = BodyServer(definitions / DEFINITIONS, settings, core, tree, here=tree)  # no other revision's conf/
+            stack.callback(server.close)
+            return server
+
+        one, other = start(base, base), start(head, base)
+        try:
+            started(one, asked.base)
+        except UsageError:
+            if not asked.accept:
+                raise
+            outcome.definitions = "none (accepted)"
+            outcome.notes.append(f"nothing was compared: {asked.base} does not run its own benchmarks")
+            outcome.new = sorted(started(start(head, head), asked.head).about)
+            return outcome
         try:
             other.wait()
         except (BodiesFailed, UsageError) as failure:
-            other.close()
+            if alike:
+                raise UsageError(f"{asked.head} does not run its own benchmarks, which are BASE's too: {failure}") from failure
             if not asked.accept:
                 raise DefinitionsChanged(str(failure)) from failure
             whose, outcome.definitions = head, "each revision's own (accepted)"
-            other = start(head, head)
-        with serving(other):
-            there = set(other.about)
-            if (base / DEFINITIONS).read_bytes() != (head / DEFINITIONS).read_bytes():
-                own = start(head, head, run=False)
-                with serving(own):
-                    outcome.new = sorted(set(own.about) - set(one.about))
-                    there &= set(own.about)
-            else:
-                outcome.new = sorted(there - set(one.about))
-            outcome.gone = sorted(set(one.about) - there)
-            take_turns(outcome, one, other, [name for name in one.about if name in there], asked)
-    suspects = outcome.slower()
-    if suspects:
-        one, other = start(base, base), start(head, whose)
-        with serving(one, other):
-            take_turns(outcome, one, other, suspects, asked)
+        own = other if alike else started(start(head, head), asked.head)
+        if whose is head:
+            other = own
+        there = set(other.about) & set(own.about)
+        outcome.new = sorted(set(own.about) - set(one.about))
+        outcome.gone = sorted(set(one.about) - there)
+        if own is not other:
+            own.close()
+        take_turns(outcome, one, other, [name for name in one.about if name in there], asked)
+        one.close()
+        other.close()
+        if suspects := outcome.slower():
+            one, other = start(base, base), start(head, whose)
+            take_turns(outcome, one.wait(), other.wait(), suspects, asked)
     return outcome
+
+
+def started(server: BodyServer, revision: str) -> BodyServer:
+    try:
+        return server.wait()
+    except BodiesFailed as failure:
+        raise UsageError(f"{revision} does not run its own benchmarks: {failure}") from failure
 
 
 def take_turns(outcome: Outcome, one: BodyServer, other: BodyServer, names: list[str], asked: Comparison) -> None:
@@ -176,7 +206,8 @@ def record(asked: Comparison, outcome: Outcome, code: int) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "base": asked.base, "head": asked.head, "exit": code, "definitions": outcome.definitions,
-        "changes_accepted": asked.accept, "gone": outcome.gone, "new": outcome.new, "limit": FAIL, "results": results,
+        "changes_accepted": asked.accept, "gone": outcome.gone, "new": outcome.new,
+        "notes": outcome.notes, "limit": FAIL, "results": results,
     }  # fmt: skip
 
 
@@ -197,4 +228,6 @@ def tell(asked: Comparison, outcome: Outcome, code: int) -> None:
         print(f"{word}: {name}")
     for name in outcome.new:
         print(f"new: {name}")
+    for note in outcome.notes:
+        print(f"note: {note}")
     print("slower, or benchmarks are gone" if code else "no benchmark fails")

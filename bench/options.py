@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("base", metavar="BASE", help="revision to compare with; its benchmark definitions are used")
     compare.add_argument("head", metavar="HEAD", nargs="?", default="HEAD", help="revision in question (default: HEAD)")
     compare.add_argument("--algos", help="as in run (default: every algorithm of the registry)")
-    accept = "benchmarks may be gone, or be defined by HEAD where BASE's do not run on it; the output says so"
+    accept = "benchmarks may be gone, or be defined by HEAD where BASE's do not run on it or on BASE; the output says so"
     compare.add_argument("--accept-changed-definitions", action="store_true", help=accept)
     compare.add_argument("--out", type=Path, help="file for the results, as JSON")
     return main

@@ -49,12 +49,10 @@ class BodyServer:
     """
 
     def __init__(
-        self, definitions: Path, settings: dict[str, Any], core: int, tree: Path = ROOT, run: bool = True,
-        here: Path | None = None,
-    ):  # fmt: skip
+        self, definitions: Path, settings: dict[str, Any], core: int, tree: Path = ROOT, here: Path | None = None
+    ):
         behind = [os.getcwd(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]  # where plug-ins lie
-        order = {"tree": str(tree), "path": behind, "definitions": str(definitions), "settings": settings}
-        order |= {"core": core, "run": run}
+        order = {"tree": str(tree), "path": behind, "definitions": str(definitions), "settings": settings, "core": core}
         one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | one | {"PYTHONHASHSEED": "0"}
         script = str(Path(__file__).with_name("bodyserver.py"))

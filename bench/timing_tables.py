@@ -121,10 +121,12 @@ def write_figures(content: Row, folder: Path) -> None:
 
 
 def chain_tables(results: list[Row]) -> list[Table]:
-    """The actor's phase against T: time and FLOPs of each algorithm, and both as multiples of the first one's."""
-    actors = [r for r in results if r["name"] == "actor" and r["T"] and r["flops"] is not None]
+    """The actor's phase against T: time (the processor's on a CPU, else the clock's) and, where they are counted, FLOPs of each
+    algorithm, and both as multiples of the first one's."""
+    actors = [r for r in results if r["name"] == "actor" and r["T"]]
     first = actors[0] if actors else None
     actors = [r for r in actors if (r["batch"], r["width"]) == (first["batch"], first["width"])]
+    time = "cpu_ms" if first and first["device"] == "cpu" else "median_ms"
     steps = sorted({r["T"] for r in actors})
     if len(steps) < 2:
         return []
@@ -133,7 +135,7 @@ def chain_tables(results: list[Row]) -> list[Table]:
     for r in sorted(actors, key=lambda r: r["algo"] != first["algo"]):
         if r["T"] in reference:
             base = reference[r["T"]]
-            times, work = r["cpu_ms"] / base["cpu_ms"], r["flops"] / base["flops"]
-            rows.append([r["algo"], str(r["T"]), ms(r["cpu_ms"]), f"{r['flops'] / 1e9:.3f}", f"{times:.2f}", f"{work:.2f}"])
+            work = ["", ""] if r["flops"] is None else [f"{r['flops'] / 1e9:.3f}", f"{r['flops'] / base['flops']:.2f}"]
+            rows.append([r["algo"], str(r["T"]), ms(r[time]), work[0], f"{r[time] / base[time]:.2f}", work[1]])
     title = f"Actor update against the denoising steps T; ratios to {first['algo']} at the same T"
-    return [Table(title, ["algorithm", "T", "CPU ms", "GFLOP", "time ratio", "FLOP ratio"], rows)]
+    return [Table(title, ["algorithm", "T", "CPU ms" if time == "cpu_ms" else "ms", "GFLOP", "time ratio", "FLOP ratio"], rows)]

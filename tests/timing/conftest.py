@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # for clockwork.py and counts.py
 
 from clockwork import DEFINITIONS, work
+
+
+@pytest.fixture(autouse=True)
+def _own_git(monkeypatch):
+    """What git exports to its hooks would have the tests commit to the repository that they are run for."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
 
 
 @pytest.fixture

@@ -108,6 +108,27 @@ def test_definitions_of_base_that_do_not_run_on_head_are_an_exit_code_of_their_o
     assert stored["changes_accepted"] is True
 
 
+def test_a_revision_that_mends_a_broken_base_can_be_accepted(commit, capsys, tmp_path):
+    """By the flag that the workflow passes."""
+    broken, mended, out = commit(text="raise RuntimeError('broken')\n"), commit({"one": 1.0}), tmp_path / "out.json"
+    assert cli.main(["compare", broken, mended, "--accept-changed-definitions", "--out", str(out)]) == 0
+    assert f"note: nothing was compared: {broken} does not run its own benchmarks" in capsys.readouterr().out
+    stored = json.loads(out.read_text())
+    assert (stored["changes_accepted"], stored["results"], stored["new"]) == (True, [], ["one"])
+
+
+def test_what_keeps_ratios_from_saying_what_was_meant_is_noted(commit, compare):
+    def noted(base: str, head: str = "HEAD") -> list[str]:
+        return [line.split(": ")[1] for line in compare(base, head)[1].splitlines() if line.startswith("note: ")]
+
+    base = commit({"one": 1.0})
+    Path("constraints.txt").write_text("torch==2\n")
+    assert noted(base, commit({"one": 1.1})) == ["constraints.txt or pyproject.toml differ"]
+    last = commit({"one": 1.2})
+    Path("work.py").write_text(work({"one": 9.0}))
+    assert noted(last) == [f"{last} and HEAD hold the same files", "uncommitted changes are not timed"]
+
+
 def test_bad_input_is_one_line(commit, capsys, monkeypatch, tmp_path):
     base = commit(text=work({"one": 1.0}), definitions=None)
 
@@ -123,8 +144,10 @@ def test_bad_input_is_one_line(commit, capsys, monkeypatch, tmp_path):
     assert "--rounds 0" in error(base, "--rounds", "0")
     assert "no/such is not a directory" in error(base, "--out", "no/such/file.json")
     assert "it is a directory" in error(base, "--out", ".")
-    broken = commit(text="raise RuntimeError('broken')\n")
-    assert "a revision's own benchmarks do not run: RuntimeError: broken" in error(broken, broken)
+    broken, well = commit(text="raise RuntimeError('broken')\n"), commit({"one": 1.0})
+    assert f"{broken} does not run its own benchmarks: RuntimeError: broken" in error(broken, well)
+    assert f"{broken} does not run its own benchmarks, which are BASE's too: RuntimeError: broken" in error(well, broken)
+    assert f"{broken} does not run its own benchmarks" in error(broken, broken, "--accept-changed-definitions")
     monkeypatch.chdir(tmp_path)
     assert "within a git repository" in error(base)
 

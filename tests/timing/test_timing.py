@@ -80,7 +80,10 @@ def test_a_baseline_binds_on_like_hardware_and_advises_on_other(made_up, tmp_pat
     assert "advice: a update takes 1.30 times its baseline\n" in said
     assert cli.main([*asked, "--save-baseline", str(file)]) == 0
     assert set(baselines.read(file)) == {"a GPU", "another machine", provenance.cpu_name()}
-    (tmp_path / "work.py").write_text(work({"sample": 0.2}))
+    (tmp_path / "work.py").write_text(work({"sample": 0.2, "act": 0.1}))
+    capsys.readouterr()
+    assert cli.main([*asked, "--baseline", str(file), "--markdown"]) == 0
+    assert "| a sample | not there |" in capsys.readouterr().out
     assert cli.main([*asked, "--save-baseline", str(file)]) == 0
     kept = [name.split()[1] for name in baselines.read(file)[provenance.cpu_name()]["products"]]
     assert kept == ["name=update", "name=act", "name=sample"]  # what was not timed this time stays
@@ -146,11 +149,14 @@ def test_variants_carry_their_settings_and_those_without_one_come_once():
 
 def test_the_table_over_t_gives_ratios_to_the_first_algorithm():
     base = {"name": "actor", "batch": 1, "width": 1}
-    results = [base | {"algo": algo, "T": t, "cpu_ms": ms, "flops": flops * 1e9}
+    results = [base | {"algo": algo, "T": t, "device": "cpu", "cpu_ms": ms, "median_ms": 1.0, "flops": flops * 1e9}
                for algo, t, ms, flops in (("a", 5, 2, 1), ("b", 5, 3, 2), ("a", 10, 2, 1), ("b", 10, 8, 3))]  # fmt: skip
     (table,) = chain_tables(results)
     assert [row[4:] for row in table.rows] == [["1.00", "1.00"]] * 2 + [["1.50", "2.00"], ["4.00", "3.00"]]
     assert as_markdown(table).splitlines()[-1] == "| b | 10 | 8.00 | 3.000 | 4.00 | 3.00 |"
+    on_a_gpu = [r | {"device": "cuda", "median_ms": r["cpu_ms"], "cpu_ms": 1.0, "flops": None} for r in results]
+    (table,) = chain_tables(on_a_gpu)
+    assert [row[3:] for row in table.rows] == [["", "1.00", ""]] * 2 + [["", "1.50", ""], ["", "4.00", ""]]
 
 
 def test_the_floor_adds_products_bytes_and_dispatch():
