@@ -319,6 +319,7 @@ class Agent:
     phases: tuple[Phase, ...] = ()
     bounded_actions = True  # acts in [-1, 1]^A
     home = "toy/multigoal"  # an environment that it can be tried on; the conformance tests run it there
+    small: Mapping[str, Any] = {}  # settings with which they try it, of its own fields: shorter periods, smaller networks
 
     def __init__(self, spec: EnvSpec, config: Any, generator: torch.Generator, device: torch.device | str = "cpu"):
         if self.bounded_actions and spec.action_low is None:
@@ -421,7 +422,7 @@ class Agent:
                 out[f"{name}_std"] = value.std(dim=0, correction=0).mean()
                 out[f"{name}_on_bound"] = (value.abs() >= ON_BOUND).float().mean()
             else:
-                out[f"{name}_mean"] = value.mean()
+                out[f"{name}_mean"] = value.float().mean()
                 if name == "q":
                     out["q_max"] = value.max()
         for name, optimizer in self.optimizers().items():

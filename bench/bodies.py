@@ -30,6 +30,7 @@ SPEC = EnvSpec(  # the sizes of dmc/cheetah-run
     action_repeat=1, discount=None, score=Score("return", "max", 0.0, 1.0, "none"),
 )  # fmt: skip
 STORED = 100_000  # transitions in the replay buffer that is sampled
+MOST = 64  # updates in one call of a body
 PRODUCT = 256  # rows, columns and depth of the calibrating product: the hidden layers' own
 
 
@@ -51,7 +52,7 @@ def benchmarks(
     algos: as `--algos` (None: the registry). T, batch, width: denoising steps, batch sizes and widths of the hidden layers
     to go through; None leaves each algorithm its own. What is timed:
 
-    * update: the noise is drawn and every due phase run, on data that is at hand; the mean over one full period
+    * update: the noise is drawn and every due phase run, on data that is at hand; the mean over a full period, or MOST
     * train: the same with the batch sampled from a replay buffer of 100,000 transitions, where the agent has one
     * <phase>: that phase alone, its batch and noise at hand
     * act: noise and one action for one observation, exploring
@@ -128,18 +129,21 @@ def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callab
     def stored() -> ReplayBuffer:
         return replay(agent.data, agent.spec.obs_dim, agent.spec.act_dim, agent.device)
 
+    # of a longer period no more at once: the counter goes on, and a phase that is due more rarely comes in its turn
+    updates = min(period(agent), MOST)
+
     def update(sampled: bool) -> None:
-        for _ in range(period(agent)):
+        for _ in range(updates):
             given = stored().sample(generator) if sampled else batch
             agent.update(given, {phase.name: noise(phase.name) for phase in agent.due()}, run_phase)
 
-    yield "update", "update", lambda: update(sampled=False), period(agent)
+    yield "update", "update", lambda: update(sampled=False), updates
     for phase in agent.phases:
         drawn = noise(phase.name)
         yield phase.name, "phase", lambda phase=phase, drawn=drawn: run_phase(phase, batch, drawn), 1
     yield "act", "act", lambda: agent.act(obs, noise("explore", 1), "explore"), 1
     if isinstance(agent.data, Replay):
-        yield "train", "train", lambda: update(sampled=True), period(agent)
+        yield "train", "train", lambda: update(sampled=True), updates
         yield "sample", "sample", lambda: stored().sample(generator), 1
 
 

@@ -6,7 +6,7 @@ The author of an agent runs them on it from any directory with one line, the age
 
 Several are separated by commas. Without BENCH_AGENT the registry is tested, and the other algorithms of conf/algo as slow
 tests. Networks and batches are made small where the Config has the benchmark's usual keys (`SMALL`): a test takes
-milliseconds.
+milliseconds. Others it gives in its class attribute `small`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import copy
 import dataclasses
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import algos
 import envs
@@ -35,6 +38,7 @@ SMALL = {
     "actor_hidden": [16, 16], "critic_hidden": [16, 16], "time_hidden": [8, 8], "time_features": 8, "batch_size": 8, "envs": 4,
     "pretrain": 5, "ema_start": 2,
 }  # fmt: skip
+LONGEST = 100  # updates of a period
 SPEC = EnvSpec(
     id="conformance/plane", obs_dim=3, act_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), horizon=10, action_repeat=1,
     discount=None, score=Score("return", "max", 0.0, 1.0, "none"),
@@ -54,13 +58,16 @@ def algo(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+pytestmark = pytest.mark.filterwarnings("error:Using a target size")  # a loss of [2, B] and [B, 1] is none of either
+
 # -- what the tests are made of ----------------------------------------------------------------------------------------
 
 
 def small_values(name: str) -> dict[str, Any]:
     """The `algo` values of a run of this algorithm, with small networks and batches."""
     values = algo_values(name)
-    return values | {key: value for key, value in SMALL.items() if key in values}
+    small = {**SMALL, **algos.agent_class(values["agent"]).small}
+    return values | {key: value for key, value in small.items() if key in values}
 
 
 def spec_for(name: str) -> EnvSpec:
@@ -74,22 +81,44 @@ def build(name: str, seed: int = 0, spec: EnvSpec | None = None) -> Agent:
     values, spec = small_values(name), spec or spec_for(name)
     agent = algos.agent_class(values["agent"])(spec, agent_config(values), torch.Generator().manual_seed(seed))
     agent.updates = latest_start(agent)
+    assert period(agent) <= LONGEST, (
+        f"the phases of {name} repeat after {period(agent)} updates, too many to test: give settings with a shorter period in "
+        'the class attribute `small`, as in small = {"delay": 3}'
+    )
     return agent
 
 
-class Recorded(dict):
-    """Draws that remember which of them were used."""
+class Recorded(Mapping):
+    """Draws that remember which of them were used, however they are read."""
 
     def __init__(self, values: Mapping[str, Tensor], where: str):
-        super().__init__(values)
-        self.where, self.used = where, set()
+        self.values_, self.where, self.used = dict(values), where, set()
 
     def __getitem__(self, key: str) -> Tensor:
+        if key not in self.values_:
+            raise AssertionError(f"{self.where} uses noise[{key!r}], which draws() does not declare (it has {sorted(self)})")
         self.used.add(key)
-        return super().__getitem__(key)
+        return self.values_[key]
 
-    def __missing__(self, key: str) -> Tensor:
-        raise AssertionError(f"{self.where} uses noise[{key!r}], which draws() does not declare (it has {sorted(self)})")
+    def __contains__(self, key: object) -> bool:
+        return key in self.values_
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_)
+
+    def __len__(self) -> int:
+        return len(self.values_)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        if key not in self.values_:
+            return default
+        return self[key]
+
+    def __or__(self, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(self) | dict(other)
+
+    def __ror__(self, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(other) | dict(self)
 
     def check_all_used(self) -> None:
         unused = sorted(set(self) - self.used)
@@ -126,6 +155,19 @@ def state(agent: Agent) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in named.items()}
 
 
+def memory(agent: Agent) -> dict[str, Any]:
+    """The plain values that the agent keeps in attributes, copied, by name: nothing of them is in a state_dict of itself."""
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value.tobytes()
+        return value.detach().clone() if isinstance(value, Tensor) else repr(value)
+
+    plain = (bool, int, float, str, np.ndarray, Tensor)
+    kept = {name: value for name, value in vars(agent).items() if isinstance(value, (*plain, list, tuple, dict, deque))}
+    return {name: [leaf(part) for part in tree_leaves(value) if isinstance(part, plain)] for name, value in kept.items()}
+
+
 def assert_same(first: Any, second: Any, what: str) -> None:
     """Bit-equal tensors, all through nested dictionaries and lists."""
     if isinstance(first, Tensor):
@@ -137,8 +179,9 @@ def assert_same(first: Any, second: Any, what: str) -> None:
             assert_same(first[key], second[key], f"{what}.{key}")
     elif isinstance(first, list | tuple):
         assert len(first) == len(second), f"{what}: length {len(first)} and {len(second)}"
-        for i, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{what}[{i}]")
+        names = getattr(first, "_fields", range(len(first)))
+        for name, *pair in zip(names, first, second, strict=True):
+            assert_same(*pair, f"{what}.{name}" if isinstance(name, str) else f"{what}[{name}]")
     else:
         assert first == second, f"{what}: {first!r} and {second!r}"
 
@@ -164,8 +207,12 @@ def test_config_refuses_what_makes_no_sense(algo):
     for name, value in wrong.items():
         if name not in {field.name for field in dataclasses.fields(cls)}:
             continue
-        with pytest.raises(ValueError, match=name):  # the message names the setting
+        said = ""
+        try:
             cls(**{name: value})
+        except ValueError as error:
+            said = str(error)
+        assert name in said, f"Config({name}={value!r}): __post_init__ raises a ValueError that names the setting, not {said!r}"
 
 
 def test_unbounded_actions_are_refused_by_agents_that_need_bounds(algo):
@@ -313,6 +360,32 @@ def test_update_leaves_the_batch_alone(algo):
     train(agent, period(agent), watch=checked)
 
 
+def test_what_is_bootstrapped_stops_at_terminations(algo):
+    """batch.discount is 0 where an episode ended for good; who looks at batch.next_obs in spite of it has another task."""
+
+    def trained(**changes: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        def watch(agent, phase, batch, noise):
+            changed = {name: change(getattr(batch, name)) for name, change in changes.items()}
+            return agent.run_phase(phase, batch._replace(**changed), noise)
+
+        agent = build(algo)
+        train(agent, period(agent), watch=watch)
+        return state(agent)
+
+    if isinstance(build(algo).data, Rollout):
+        return  # its trajectories go on to the next observation by themselves
+    plain = trained()
+    if differs(plain, trained(next_obs=lambda obs: obs.flip(0))):
+        assert differs(plain, trained(discount=lambda discount: discount.roll(1))), (
+            "an update depends on batch.next_obs and not on batch.discount: bootstrap with it, "
+            "reward + batch.discount * value(next_obs), for it is 0 after a termination and gamma^k else"
+        )
+
+
+def differs(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return any(not torch.equal(first[name], second[name]) for name in first)
+
+
 # -- parameters --------------------------------------------------------------------------------------------------------
 
 
@@ -427,6 +500,7 @@ def test_state_dict_continues_bit_for_bit(algo):
     kept = "modules and optimizers are kept of themselves; what else an update changes belongs into state_dict; "
     assert_same(train(first, more, seed=2), train(second, more, seed=2), f"{kept}what update returned after loading")
     assert_same(first.state_dict(), second.state_dict(), "the state after training on")
+    assert_same(memory(first), memory(second), f"{kept}after loading and training on, self")
 
 
 # -- acting ------------------------------------------------------------------------------------------------------------
@@ -455,13 +529,18 @@ def test_act_is_a_pure_function_of_obs_and_noise(algo, mode):
     train(agent, 2)
     obs, noise = torch.randn(5, agent.spec.obs_dim, generator=generator), noise_of(agent, mode, 5, generator)
     kept = obs.clone(), {name: value.clone() for name, value in noise.items()}
-    before, counted = state(agent), agent.updates
+    agent.act(obs, noise, mode)  # what is made once and kept, such as a table, may be made here
+    before, counted, remembered = state(agent), agent.updates, memory(agent)
     torch.manual_seed(1)
     first = agent.act(obs, noise, mode).clone()
     torch.manual_seed(2)
     assert_same(first, agent.act(obs, noise, mode), f"act({mode!r}) of the same obs and noise, twice")
     assert_same(before, state(agent), f"parameters after act({mode!r})")
     assert agent.updates == counted, "act counts no update"
+    assert_same(remembered, memory(agent), f"after act({mode!r}), which evaluation calls too, self")
+    each, few = agent.draws(mode, 5), agent.draws(mode, 1)
+    shared = [name for name, draw in each.items() if draw.shape == few[name].shape]
+    assert not shared, f"draws({mode!r}, n) has {shared[0]!r} of one shape for every n: each row has numbers of its own"
     assert_same(list(kept), [obs, dict(noise)], f"obs and noise after act({mode!r})")
 
 
@@ -506,7 +585,8 @@ def test_diagnose_gives_finite_scalars(algo):
 def test_a_run_ends_and_its_policy_loads(algo, tmp_path):
     from bench.policy import load_policy
 
-    small = ",".join(f"{key}={value}".replace(" ", "") for key, value in SMALL.items() if key in algo_values(algo))
+    own, changed = algo_values(algo), small_values(algo)
+    small = ",".join(f"{key}={value}".replace(" ", "") for key, value in changed.items() if value != own[key])
     agent = build(algo)
     need, home = agent.data, agent.home
     first = latest_start(agent)  # every phase is due before the end, of rollouts in two of them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import warnings
 from collections.abc import Mapping
 
@@ -16,6 +17,7 @@ from algos import agent_class
 from algos.agent import MODES, Adam, Agent, Draw, Phase, Replay, Rollout, sample
 from bench.clock import LOOP, OVERHEAD
 from bench.config import RunConfig, UsageError, agent_config, check_rollout, told
+from envs.vector import VectorEnv
 
 METHODS = {"draws": "(phase, n)", "act": "(obs, noise, mode)", "value": "(obs, action)"}
 BOUND = 1 + 1e-6  # of an action in [-1, 1], rounded
@@ -58,9 +60,41 @@ def _first(env_id: str, settings: str) -> tuple[envs.EnvSpec, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of was said when its settings were looked at
         env, spec = envs.make(env_id, 0, 1, **json.loads(settings))
+        if ":" in env_id:
+            check_replayed(env_id, env, envs.make(env_id, 0, 1, **json.loads(settings))[0], spec)
         obs, _ = env.reset()
         env.close()
     return spec, torch.from_numpy(obs.copy())
+
+
+def check_replayed(env_id: str, env: VectorEnv, again: VectorEnv, spec: envs.EnvSpec) -> None:
+    """Raises UsageError for an environment from outside that cannot be stepped, or whose episode 0 is another one after an
+    episode 1, or in another object: a resume, and an evaluation that is made again, would not be the same."""
+    try:
+        first, _, later = (opening(env, spec, episode) for episode in (0, 1, 0))
+        other = opening(again, spec, 0)
+    except Exception as error:
+        raise UsageError(f"{env_id} cannot be stepped: {told(error)}") from error
+    finally:
+        again.close()
+    for found, when in ((later, "after an episode 1"), (other, "in a second object")):
+        if not all(map(functools.partial(np.array_equal, equal_nan=True), first, found)):
+            raise UsageError(
+                f"{env_id}: its episode 0 is another one {when}. Its random numbers come from self.np_random, which "
+                "super().reset(seed=seed) seeds, and nothing else outlives a reset"
+            )
+
+
+def opening(env: VectorEnv, spec: envs.EnvSpec, episode: int, decisions: int = 20) -> list[np.ndarray]:
+    """Observations, rewards and ends of an episode's first decisions, under actions that are the same for all episodes."""
+    actions, (obs, _) = np.random.default_rng(0), env.start([episode])
+    seen = [obs.copy()]
+    for _ in range(decisions):
+        obs, reward, terminated, truncated, _ = env.step(actions.uniform(-1, 1, (1, spec.act_dim)).astype(np.float32))
+        seen += [obs.copy(), reward.copy(), terminated | truncated]
+        if (terminated | truncated).any():
+            break
+    return seen
 
 
 def check_length(config: RunConfig, agent: Agent) -> None:
@@ -97,8 +131,9 @@ def check_seeded(agent: Agent, again: Agent) -> None:
 
 
 class GlobalDraws:
-    """Watches the global generators of NumPy and of torch on the CPU. No checkpoint keeps them, no seed of a run sets them, and
-    evaluation would share them with training: a run that draws from them, or seeds them, is not the same after a stop."""
+    """Watches the global generators of Python, of NumPy and of torch on the CPU. No checkpoint keeps them, no seed of a run
+    sets them, and evaluation would share them with training: a run that draws from them, or seeds them, is not the same after
+    a stop."""
 
     def __init__(self):
         self.look()
@@ -118,7 +153,8 @@ class GlobalDraws:
     @staticmethod
     def _states() -> dict[str, tuple]:
         kind, keys, *rest = np.random.get_state()  # noqa: NPY002
-        return {"torch": (torch.get_rng_state().numpy().tobytes(),), "NumPy": (kind, keys.tobytes(), *rest)}
+        torchs = torch.get_rng_state().numpy().tobytes()
+        return {"torch": (torchs,), "NumPy": (kind, keys.tobytes(), *rest), "Python": random.getstate()}
 
 
 def check(agent: Agent, obs: Tensor) -> None:
@@ -143,6 +179,8 @@ def _data(agent: Agent) -> str:
     if isinstance(need, Rollout) and getattr(agent.config, "envs", None) != need.envs:
         found = getattr(agent.config, "envs", None)
         return f"has rollouts of {need.envs} copies and Config.envs = {found}: that setting is the number of copies"
+    if isinstance(need, Replay) and hasattr(agent.config, "envs"):
+        return "has a replay and a field Config.envs: that name is a rollout's number of copies; give the setting another one"
     if not isinstance(need.gamma, int | float) or not 0 <= need.gamma <= 1:
         return f"has data with gamma={need.gamma!r}: it is a discount in [0, 1] (self.gamma, if its Config has a field gamma)"
     if (stated := agent.spec.discount) is not None and need.gamma != stated:

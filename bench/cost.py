@@ -69,9 +69,9 @@ class OperationCounter(TorchDispatchMode):
 
 @contextlib.contextmanager
 def count_forwards(agent: Agent):
-    """Counts how often each network's layers are run, by the network's name in the agent."""
+    """Counts how often the layers of each network of `algos.networks.MLP`s are run, by the network's name in the agent."""
     owner = {id(m): name for name, net in agent.networks().items() for m in net.modules() if isinstance(m, MLP)}
-    counts = dict.fromkeys(agent.networks(), 0)
+    counts = dict.fromkeys(owner.values(), 0)
     layers = MLP.layers
 
     def counted(self, *args):
@@ -186,11 +186,10 @@ def period_of_updates(agent: Agent, start: int) -> Callable[[], None]:
 
 
 def count_parameters(agent: Agent) -> dict[str, int]:
-    trained = agent.trained()
-    return {
-        "parameters": sum(p.numel() for own in trained.values() for p in own),
-        "actor_parameters": sum(p.numel() for p in trained.get("actor_optimizer", [])),
-    }
+    """Trained ones, and those of `actor_optimizer`, where there is one."""
+    sizes = {name: sum(p.numel() for p in own) for name, own in agent.trained().items()}
+    actor = {"actor_parameters": sizes["actor_optimizer"]} if "actor_optimizer" in sizes else {}
+    return {"parameters": sum(sizes.values())} | actor
 
 
 def count_period(agent: Agent) -> dict[str, Any]:

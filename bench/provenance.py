@@ -13,8 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from bench.config import RunConfig
+
+INSTALLED = {"site-packages", "dist-packages"}  # directories of everybody's code
 PACKAGES = ("torch", "numpy", "gymnasium", "dm-control", "mujoco", "hydra-core")
 
 
@@ -31,15 +35,19 @@ def git_revision() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def source_hash(agent: str) -> str | None:
-    """sha256 (16 digits) of the code of an algorithm from outside, "module:Class": of the files of its package that are loaded.
-    None for one of the registry, whose code the revision says."""
-    if ":" not in agent:
+def source_hash(name: str) -> str | None:
+    """sha256 (16 digits) of the code of what comes from outside, an algorithm "module:Class" or an environment
+    "gym/module:id": of the loaded files of its package and, unless that is an installed one, of those that lie in its directory
+    or below. None for the benchmark's own, whose code the revision says."""
+    if ":" not in name:
         return None
-    top = agent.partition(":")[0].partition(".")[0]
-    own = [module for name, module in sys.modules.items() if name == top or name.startswith(f"{top}.")]
-    files = sorted(Path(module.__file__) for module in own if getattr(module, "__file__", None))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    top = name.rpartition("/")[2].partition(":")[0].partition(".")[0]
+    said = ((loaded, Path(getattr(module, "__file__", None) or "")) for loaded, module in list(sys.modules.items()))
+    files = {loaded: file.resolve() for loaded, file in said if file.is_absolute()}  # some libraries' modules have no real one
+    package = {file for loaded, file in files.items() if loaded == top or loaded.startswith(f"{top}.")}
+    homes = {file.parent for file in package if not INSTALLED & {*file.parts}}
+    beside = {file for file in files.values() if homes & {*file.parents} and not INSTALLED & {*file.parts}}
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(package | beside))).hexdigest()[:16]
 
 
 def packages() -> dict[str, str]:
@@ -76,12 +84,12 @@ def usable_cores() -> int:
 
 
 def session(
-    device: str, threads: int, matmul_precision: str, agent: str, jobs: int, command: list[str], cell_command: str
+    config: RunConfig, device: str, matmul_precision: str, jobs: int, command: list[str], cell_command: str
 ) -> dict[str, Any]:
-    """One session (start or continuation) of a run. agent: the registry name or "module:Class"."""
+    """One session (start or continuation) of a run."""
     sha, dirty = git_revision()
-    outside = source_hash(agent)
-    return ({"source": outside} if outside else {}) | {
+    outside = {"source": source_hash(config.algo["agent"]), "env_source": source_hash(config.env["id"])}
+    return {key: found for key, found in outside.items() if found} | {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "git": sha,
         "dirty": dirty,
@@ -90,7 +98,7 @@ def session(
         **machine(),
         "host": socket.gethostname(),
         "device": device,
-        "threads": threads,
+        "threads": config.threads,
         "matmul_precision": matmul_precision,
         "jobs": jobs,
         "load": round(os.getloadavg()[0], 2),

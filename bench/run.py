@@ -113,7 +113,7 @@ class Run:
         self.dir.write_config(self.config, auto, changed_from_defaults(self.config.algo), spec)
         device = "cpu" if self.config.device == "cpu" else f"cuda: {torch.cuda.get_device_name()}"
         described = {"jobs": 1, "command": [], "cell_command": ""} | session
-        self.dir.add_session(provenance.session(device, self.config.threads, precision, self.config.algo["agent"], **described))
+        self.dir.add_session(provenance.session(self.config, device, precision, **described))
         if stored is not None:
             self._restore(stored)
             return
@@ -206,7 +206,7 @@ class Run:
             self.replay.keep(kept | {name: to(np.asarray(info[name])) for name in self.agent.data.infos})
         self.episode_return += reward
         for i in range(self.copies):
-            self.history[i].append(played[i])
+            self.history[i].append(played[i].copy())  # an agent may give the same memory again
             if ended[i]:
                 self.finished_returns.append(float(self.episode_return[i]))
                 self.episode_return[i] = 0.0

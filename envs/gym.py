@@ -166,6 +166,9 @@ class Copy:
 
     def reset(self, seed: int) -> None:
         self._observation, _ = self._env.reset(seed=seed)
+        found, said = np.shape(self._observation), self._env.observation_space.shape
+        if found != said:
+            raise ValueError(f"an episode begins with an observation of shape {found}, and the space says {said}")
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool]:
         space = self._env.action_space

@@ -1,4 +1,5 @@
-"""`python -m envs.measure dmc/cartpole-swingup ...`: measures a uniformly random policy, rewrites scores.yaml."""
+"""`python -m envs.measure dmc/cartpole-swingup ...`: measures a uniformly random policy, rewrites scores.yaml, or for an
+environment from outside ./conf/scores.yaml."""
 
 import argparse
 import os
@@ -31,12 +32,13 @@ def random_returns(id: str, episodes: int, action_repeat: int, seed: int) -> np.
     return returns
 
 
-def write(rows: list[dict[str, Any]], file: Path = scores.FILE) -> None:
+def write(rows: list[dict[str, Any]], file: Path) -> None:
     """Replaces the measurements of the same (id, action_repeat) and keeps the others; one line each, sorted."""
     merged = {(row["id"], row["action_repeat"]): row for row in [*scores.read(file), *rows]}
     lines = ["# Returns of a uniformly random policy. Written by `python -m envs.measure`."]
     for _, row in sorted(merged.items()):
         lines.append("- " + yaml.safe_dump(row, default_flow_style=True, sort_keys=False, width=1000).strip())
+    file.parent.mkdir(exist_ok=True)
     part = file.with_suffix(".part")
     part.write_text("\n".join(lines) + "\n")
     os.replace(part, file)
@@ -64,7 +66,10 @@ def main() -> None:
             "mean": float(f"{returns.mean():.6g}"),
             "std": float(f"{returns.std(ddof=1):.6g}"),
         }
-        write([row])
+        try:
+            write([row], scores.OWN if ":" in id else scores.FILE)
+        except OSError as error:
+            parser.error(str(error))
         print(row, flush=True)
 
 

@@ -1,4 +1,7 @@
-"""What a uniformly random policy gets: measured once by `python -m envs.measure`, kept in scores.yaml."""
+"""What a uniformly random policy gets: measured once by `python -m envs.measure`, kept in scores.yaml.
+
+Of an environment from outside ("gym/module:id") it is kept in ./conf/scores.yaml, beside the user's other settings.
+"""
 
 import functools
 from pathlib import Path
@@ -7,6 +10,7 @@ from typing import Any
 import yaml
 
 FILE = Path(__file__).with_name("scores.yaml")
+OWN = Path("conf/scores.yaml")  # from the directory in which the command is given
 
 
 def read(file: Path = FILE) -> list[dict[str, Any]]:
@@ -16,7 +20,7 @@ def read(file: Path = FILE) -> list[dict[str, Any]]:
 
 @functools.cache
 def _measured() -> dict[tuple[str, int], dict[str, Any]]:
-    return {(row["id"], row["action_repeat"]): row for row in read()}
+    return {(row["id"], row["action_repeat"]): row for row in [*read(), *read(OWN)]}
 
 
 def random_policy(id: str, action_repeat: int) -> tuple[float | None, str]:

@@ -83,7 +83,7 @@ def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> S
         "`figures/` each figure as PNG and SVG."
     )
     blocks: list[Any] = [Text(files)]
-    blocks += [_rules(summary), _differences(collection, look), _outside(collection, look)]
+    blocks += [_rules(summary), _differences(collection, look), _outside(collection, look), _tasks_outside(collection)]
     blocks += [_settings(collection), _tuning(collection, look)]
     blocks += [_versions(collection), _commands(collection, look)]
     return Section("provenance", "Provenance", [block for block in blocks if block])
@@ -148,9 +148,20 @@ def _outside(collection: Collection, look: dict[str, Look]) -> Table | None:
         changed += [label] if len(code) > 1 else []
     if not rows:
         return None
-    note = "Code: a hash of the files of its package, for each session."
+    note = "Code: for each session, a hash of the files of its package and, if that is no installed one, of those beside it."
     note += f" It changed between the sessions or seeds of {', '.join(changed)}." if changed else ""
     return Table(["algorithm", "class", "settings", "code"], rows, "Algorithms from outside", note)
+
+
+def _tasks_outside(collection: Collection) -> Table | None:
+    """Which code environments ran that are not the benchmark's own."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for run in collection.runs:
+        found[run.env] |= {str(session["env_source"]) for session in run.sessions if session.get("env_source")}
+    rows = [[env, ", ".join(sorted(codes))] for env, codes in found.items() if codes]
+    changed = [env for env, codes in found.items() if len(codes) > 1]
+    note = f"It changed between the runs on {', '.join(changed)}: they are not of one task." if changed else ""
+    return Table(["environment", "code"], rows, "Environments from outside", note) if rows else None
 
 
 def _settings(collection: Collection) -> Table:

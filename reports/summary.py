@@ -93,7 +93,7 @@ def _row(run: Run, budget: int, tolerance: int, condition: str | None) -> Row:
         "budget": budget or None,
         "rule": run.rule,
         "action_repeat": run.action_repeat,
-        "T": (run.config.get("algo") or {}).get("T"),
+        "T": _denoising_steps(run.config.get("algo") or {}),
         **run.sized,
         "score": run.score.name,
         "direction": "max" if run.score.maximise else "min",
@@ -104,6 +104,11 @@ def _row(run: Run, budget: int, tolerance: int, condition: str | None) -> Row:
         row |= _scores(run, budget, tolerance)
         row |= {f"final: {name}": _last(curve, run.whole(budget)) for name, curve in run.others.items()}
     return row | _clock_columns(run, budget) | {"condition": condition}
+
+
+def _denoising_steps(algo: Row) -> int | None:
+    """T of a diffusion policy; an algorithm from outside may call something else so, such as a temperature."""
+    return algo.get("T") if "T" in algo and "schedule" in algo else None
 
 
 def _scores(run: Run, budget: int, tolerance: int) -> Row:

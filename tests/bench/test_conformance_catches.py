@@ -10,6 +10,7 @@ from bench import conformance
 from bench.config import UsageError
 
 BROKEN = """
+import collections
 import torch
 from dataclasses import dataclass
 from algos.agent import Adam, Phase, normal
@@ -132,6 +133,52 @@ class EveryUpdate(td3.TD3):
         return list(self.phases)
 
 
+class Bootstraps(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch._replace(discount=torch.full_like(batch.discount, 0.99)), noise)
+
+
+class Remembers(sac.SAC):
+    def __init__(self, spec, config, generator, device="cpu"):
+        super().__init__(spec, config, generator, device)
+        self.seen = collections.deque(maxlen=100)
+
+    def critic(self, batch, noise):
+        self.seen.append(batch.reward.mean())
+        return super().critic(batch, noise)
+
+
+class CountsEvaluations(sac.SAC):
+    calls = 0
+
+    def act(self, obs, noise, mode):
+        self.calls += 1
+        return super().act(obs, noise, mode)
+
+
+class SharedNoise(sac.SAC):
+    def draws(self, phase, n):
+        return super().draws(phase, 1 if phase == "sample" else n)
+
+
+class Flattens(sac.SAC):
+    '''Reads its noise, which is right, by items, copies and unions.'''
+
+    def critic(self, batch, noise):
+        return super().critic(batch, {name: value.flatten(0, -1).view(value.shape) for name, value in noise.items()})
+
+    def actor(self, batch, noise):
+        return super().actor(batch, dict(**noise) | {})
+
+
+class Slow(td3.TD3):
+    small = {"delay": 3}
+
+    def __init__(self, spec, config, generator, device="cpu"):
+        super().__init__(spec, config, generator, device)
+        assert config.delay == 3
+
+
 class LeftOut(sac.SAC):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -242,7 +289,7 @@ class TakesUnbounded(sac.SAC):
 """
 CAUGHT = [
     ("Mutable", "test_config_is_a_frozen_dataclass_of_plain_values", "frozen"),
-    ("NoValidation", "test_config_refuses_what_makes_no_sense", "DID NOT RAISE"),
+    ("NoValidation", "test_config_refuses_what_makes_no_sense", "raises a ValueError that names the setting, not ''"),
     ("TakesUnbounded", "test_unbounded_actions_are_refused_by_agents_that_need_bounds", "DID NOT RAISE"),
     ("UnboundedActions", "test_actions_have_the_shape_and_the_bounds", r"leaves \[-1, 1\]"),
     ("WrongShape", "test_actions_have_the_shape_and_the_bounds", r"not \(1, 2\)"),
@@ -263,7 +310,8 @@ CAUGHT = [
     ("Counts", "test_phases_leave_the_update_counter_to_the_schedule", r"'critic' reads self.updates"),
     ("Anneals", "test_phases_leave_the_update_counter_to_the_schedule", r"'critic' reads self.bonus.*in a tensor"),
     ("EveryUpdate", "test_phases_run_when_they_are_due", "due were"),
-    ("WritesBatch", "test_update_leaves_the_batch_alone", "the batch after phase 'critic'"),
+    ("WritesBatch", "test_update_leaves_the_batch_alone", "the batch after phase 'critic'.reward"),
+    ("Bootstraps", "test_what_is_bootstrapped_stops_at_terminations", "depends on batch.next_obs and not on batch.discount"),
     ("LeftOut", "test_every_trained_parameter_moves_and_targets_follow", "critics.biases.2 never moves"),
     ("Frozen", "test_every_trained_parameter_moves_and_targets_follow", "critics.weights.0 is in an optimizer and did not"),
     ("Drifts", "test_every_trained_parameter_moves_and_targets_follow", "target_critics is in no optimizer and moved"),
@@ -273,6 +321,9 @@ CAUGHT = [
     ("SameWeights", "test_same_seed_same_parameters_other_seed_others", "two seeds start from the same weights"),
     ("Forgets", "test_state_dict_continues_bit_for_bit", "what update returned after loading|after training on"),
     ("Momentum", "test_state_dict_continues_bit_for_bit", "what update returned after loading"),
+    ("Remembers", "test_state_dict_continues_bit_for_bit", "belongs into state_dict; after loading and training on, self.seen"),
+    ("CountsEvaluations", "test_act_is_a_pure_function_of_obs_and_noise", "which evaluation calls too, self.calls"),
+    ("SharedNoise", "test_act_is_a_pure_function_of_obs_and_noise", "has 'eps' of one shape for every n"),
     ("ExploresByItself", "test_exploring_takes_the_action_of_the_mode_explore", "explore plays another action"),
     ("TwoValues", "test_value_has_one_number_per_row", r"\(2, 5\) for 5 rows"),
     ("VectorMetric", "test_diagnose_gives_finite_scalars", "all_q.* is no scalar"),
@@ -299,6 +350,19 @@ def test_caught(broken, request, name, test, says):
 
 def test_a_target_that_is_copied_at_once_may_begin_elsewhere(broken):
     conformance.test_targets_begin_where_their_networks_do(f"{broken}:Copies")
+
+
+@pytest.mark.parametrize("name", ["Flattens", "Slow"])
+def test_what_is_right_passes(broken, name):
+    """Noise that is read in other ways than by key, and settings that the class names for its tests."""
+    for test in ("use_the_draws_they_declare_and_no_others", "run_when_they_are_due"):
+        getattr(conformance, f"test_phases_{test}")(f"{broken}:{name}")
+
+
+def test_a_period_too_long_to_test_asks_for_smaller_settings(monkeypatch):
+    monkeypatch.setitem(conformance.SMALL, "delay", 10_000)
+    with pytest.raises(AssertionError, match=r"repeat after 10000 updates.*class attribute `small`"):
+        conformance.test_phases_run_when_they_are_due("td3")
 
 
 def test_each_conformance_test_catches_something():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import algos
-from bench import conformance, provenance
+from algos import sac
+from bench import bodies, conformance, provenance
 from bench.grid import plan
 
 SLIPS = """
+import random
 import numpy as np
 import torch
 from dataclasses import dataclass
@@ -287,8 +291,22 @@ class OwnLayers(sac.SAC):
 
 class Drawing(sac.SAC):
     def critic(self, batch, noise):
-        self.drawn = torch.rand(()) if self.config.tau < 0.5 else np.random.rand()
+        tau = self.config.tau
+        self.drawn = torch.rand(()) if tau < 0.5 else random.random() if tau < 1 else np.random.rand()
         return super().critic(batch, noise)
+
+
+@dataclass(frozen=True)
+class EnvsConfig(sac.Config):
+    envs: int = 1
+
+
+class Envs(sac.SAC):
+    Config = EnvsConfig
+
+
+class Rarely(sac.SAC):
+    phases = (Phase("critic"), Phase("actor", every=10_000), Phase("target"))
 
 
 class Discounts(sac.SAC):
@@ -318,6 +336,7 @@ TOLD = {
     "Alone": "has an explore that returns Tensor",
     "Scalar": "keeps 'log_prob' without a row for each observation",
     "Dictionary": "it is an algos.agent.Replay or Rollout",
+    "Envs": "has a replay and a field Config.envs: that name is a rollout's number of copies",
     "Copies": "has rollouts of 2 copies and Config.envs = None",
     "NoLength": "Rollout.length=0 is out of range: it takes 1 or more",
     "Listed": "in the list more, which no checkpoint keeps",
@@ -361,7 +380,7 @@ def test_the_discount_is_the_one_that_the_task_states(command, slips):
     assert "discounts by 0.97, and generation/gmm1d states 1: give its data self.gamma" in done.err
 
 
-@pytest.mark.parametrize(("tau", "whose"), [(0.005, "torch"), (1, "NumPy")])
+@pytest.mark.parametrize(("tau", "whose"), [(0.005, "torch"), (0.75, "Python"), (1, "NumPy")])
 def test_a_run_draws_from_no_global_generator(command, slips, tau, whose):
     words = (*SMALL, "--seeds", "1", "log_every=40", f"algo.tau={tau}", "--no-report")
     done = command("run", "--algos", "a=slips:Drawing", *words)
@@ -392,10 +411,112 @@ def test_what_is_legitimate_is_planned(slips, algos, env):
     assert len(plan("quick", f"a={algos}", env, "1", settings)[0]) == 1
 
 
-def test_the_code_of_an_algorithm_from_outside_is_known_by_a_hash(slips, tmp_path):
+ODD = """
+import gymnasium
+import numpy as np
+
+
+class Well(gymnasium.Env):
+    observation_space, action_space = gymnasium.spaces.Box(-9, 9, (2,)), gymnasium.spaces.Box(-1, 1, (1,))
+    episodes, reward, size = 0, 0.0, 2
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episodes += 1
+        return self.np_random.normal(size=self.size).astype(np.float32), {}
+
+    def step(self, action):
+        return self.np_random.normal(size=2).astype(np.float32), self.reward, False, False, {}
+
+
+class NoSeed(Well):
+    def reset(self):
+        return super().reset()
+
+
+class Bare(Well):
+    def reset(self, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class Long(Well):
+    size = 3
+
+
+class Four(Well):
+    def step(self, action):
+        return super().step(action)[:4]
+
+
+class Column(Well):
+    reward = np.zeros(3)
+
+
+class Curriculum(Well):
+    def step(self, action):
+        return np.full(2, self.episodes, np.float32), 0.0, False, False, {}
+
+
+class Unseeded(Well):
+    def __init__(self):
+        self.own = np.random.default_rng()
+
+    def step(self, action):
+        return self.own.normal(size=2).astype(np.float32), 0.0, False, False, {}
+
+
+for kind in (Well, NoSeed, Bare, Long, Four, Column, Curriculum, Unseeded):
+    gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=30)
+"""
+ODD_TOLD = {
+    "NoSeed": "cannot be stepped: TypeError: NoSeed.reset() got an unexpected keyword argument 'seed'",
+    "Bare": "cannot be stepped: an episode begins with an observation of shape (), and the space says (2,)",
+    "Long": "begins with an observation of shape (3,), and the space says (2,)",
+    "Four": "cannot be stepped: not enough values to unpack (expected 5, got 4)",
+    "Column": "cannot be stepped: TypeError: only ",
+    "Curriculum": "its episode 0 is another one after an episode 1",
+    "Unseeded": "its episode 0 is another one after an episode 1. Its random numbers come from self.np_random",
+}
+
+
+@pytest.mark.parametrize("name", ["Well", *ODD_TOLD])
+def test_an_environment_from_outside_is_played_before_a_run(command, tmp_path, monkeypatch, name):
+    (tmp_path / "odd_tasks.py").write_text(ODD)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = command("run", "--algos", "sac", "--envs", f"gym/odd_tasks:{name}-v0", *SMALL[2:], "--plan-only")
+    if name in ODD_TOLD:
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert f"gym/odd_tasks:{name}-v0" in done.err
+        assert ODD_TOLD[name] in done.err
+    else:
+        assert done.code == 0, done.err
+    assert len(provenance.source_hash(f"gym/odd_tasks:{name}-v0")) == 16
+
+
+def test_an_update_of_a_long_period_is_timed_in_parts(slips):
+    found = bodies.benchmarks(algos="slips:Rarely(batch_size=8,actor_hidden=[8],critic_hidden=[8])")
+    assert {body.per_call for name, body in found.items() if name.endswith(("/update", "/train"))} == {bodies.MOST}
+    next(body for name, body in found.items() if name.endswith("/update")).run()
+
+
+def test_truth_values_and_whole_numbers_are_logged_by_their_mean():
+    agent = sac.SAC.__new__(sac.SAC)
+    info = {"ended": torch.tensor([True, False]), "rank": torch.tensor([1, 2])}
+    assert agent.diagnose(info) == {"ended_mean": 0.5, "rank_mean": 1.5}
+
+
+def test_the_code_of_an_algorithm_from_outside_is_known_by_a_hash(slips, tmp_path, monkeypatch):
     algos.agent_class("slips:Decays")
     first = provenance.source_hash("slips:Decays")
     assert len(first) == 16
     assert provenance.source_hash("sac") is None
     (tmp_path / "slips.py").write_text(SLIPS + "\n")
-    assert provenance.source_hash("slips:Decays") != first
+    second = provenance.source_hash("slips:Decays")
+    assert second != first
+    (tmp_path / "lies_beside.py").write_text("scale = 1.0\n")
+    assert provenance.source_hash("slips:Decays") == second
+    monkeypatch.delitem(sys.modules, "lies_beside", raising=False)
+    importlib.import_module("lies_beside")  # as one that the algorithm imports
+    third = provenance.source_hash("slips:Decays")
+    (tmp_path / "lies_beside.py").write_text("scale = 0.1\n")
+    assert len({second, third, provenance.source_hash("slips:Decays")}) == 3

@@ -26,14 +26,14 @@ import numpy as np
 from algos.sac import SAC
 
 
-class Blind(gymnasium.Env):  # its third episode begins with an observation that is not a number
+class Blind(gymnasium.Env):  # its ninth episode begins with an observation that is not a number
     observation_space, action_space = gymnasium.spaces.Box(-9, 9, (2,)), gymnasium.spaces.Box(-1, 1, (1,))
     episode = 0
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
         self.episode += 1
-        return np.full(2, float("nan") if self.episode == 3 else 0.0, np.float32), {}
+        return np.full(2, float("nan") if self.episode == 9 else 0.0, np.float32), {}
 
     def step(self, action):
         return np.zeros(2, np.float32), 0.0, False, False, {}
@@ -113,10 +113,11 @@ def test_a_worker_whose_grid_is_killed_before_it_looks_begins_no_run(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("env", "quantity", "rows"), [("Soon-v0", "observation", 9), ("Late-v0", "evaluation observation", 39)]
+    ("env", "quantity", "rows"), [("Soon-v0", "observation", 39), ("Late-v0", "evaluation observation", 159)]
 )
 def test_an_episode_that_begins_with_no_number_ends_the_run_before_it_is_stored(small, agents, env, quantity, rows):
-    """In training the reset of the tenth decision gives it, which is not stored; the other task's comes in an evaluation."""
+    """In training the reset of the fortieth decision gives it, which is not stored; the other task's comes in the last
+    evaluation."""
     config = small("sac", "eval_every=40", "checkpoint_every=1", env=f"gym/bad_agents:{env}")
     assert run(config, agents / "run") == "failed"
     assert json.loads((agents / "run" / "FAILED.json").read_text())["quantity"] == quantity

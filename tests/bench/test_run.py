@@ -210,6 +210,21 @@ def test_killed_and_continued_is_bit_for_bit_the_undisturbed_run(small, train, r
     assert len(sessions) == len(kill_at) + 1
 
 
+def test_an_agent_may_give_the_memory_of_its_last_action_again(small, train, results, tmp_path, monkeypatch):
+    """What was played is kept, and not where it lay: the episode is played again from it."""
+    act = algos.agent_class("td3").act
+
+    def in_one_place(self, obs, noise, mode):
+        action = act(self, obs, noise, mode)
+        return vars(self).setdefault(f"place_{len(obs)}", action.clone()).copy_(action)
+
+    monkeypatch.setattr(algos.agent_class("td3"), "act", in_one_place)
+    config = small("td3")
+    train(config, tmp_path / "undisturbed")
+    assert train(config, tmp_path / "killed", [97]) == "done"
+    assert results(tmp_path / "undisturbed") == results(tmp_path / "killed")
+
+
 @pytest.mark.parametrize(
     ("env", "setting"), [("dmc/cartpole-swingup", "env.action_repeat=2"), ("toy/multigoal", "env.num_envs=3")]
 )

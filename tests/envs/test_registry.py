@@ -95,7 +95,7 @@ def test_every_listed_environment_has_a_measured_low_score():
     ],
 )
 def test_a_measurement_that_cannot_be_made_writes_nothing(monkeypatch, capsys, words, said):
-    monkeypatch.setattr(measure, "write", lambda rows: pytest.fail("something was written"))
+    monkeypatch.setattr(measure, "write", lambda *_: pytest.fail("something was written"))
     monkeypatch.setattr("sys.argv", ["measure", *words])
     with pytest.raises(SystemExit) as left:
         measure.main()
@@ -128,3 +128,23 @@ def test_a_new_measurement_replaces_its_own_line_and_no_other(tmp_path):
         {"id": "a", "action_repeat": 2, "mean": 1e-5},
         {"id": "b", "action_repeat": 1, "mean": 1e-5},
     ]
+
+
+def test_a_task_of_ones_own_is_measured_into_ones_own_conf(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = scores.FILE.read_bytes()
+    monkeypatch.setattr(measure, "random_returns", lambda *_: np.array([1.0, 2.0]))
+    monkeypatch.setattr("sys.argv", ["measure", "gym/mine:Task-v0", "--episodes", "2"])
+    scores._measured.cache_clear()
+    try:
+        measure.main()
+        assert scores.random_policy("gym/mine:Task-v0", 1)[0] == 1.5
+        (tmp_path / "conf" / "scores.yaml").unlink()
+        (tmp_path / "conf").rmdir()
+        (tmp_path / "conf").touch()
+        with pytest.raises(SystemExit):
+            measure.main()
+    finally:
+        scores._measured.cache_clear()
+    assert capsys.readouterr().err.endswith("File exists: 'conf'\n")
+    assert scores.FILE.read_bytes() == before

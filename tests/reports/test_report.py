@@ -703,8 +703,10 @@ def test_algorithms_from_outside_are_shown_with_all_settings_and_their_code(tmp_
     for seed, code in enumerate(("0123456789abcdef", "fedcba9876543210")):
         path = synthetic.run_dir(root, "dmc/cartpole-swingup", "mine", seed) / "provenance.json"
         sessions = json.loads(path.read_text())["sessions"]
-        synthetic.write_json(path, {"sessions": [session | {"source": code} for session in sessions]})
+        own = {"source": code, "env_source": f"e{code[1:]}"}
+        synthetic.write_json(path, {"sessions": [session | own for session in sessions]})
     text = write(root)[1].partition("**Algorithms from outside**")[2]
+    assert "| dmc/cartpole-swingup | e123456789abcdef, eedcba9876543210 |" in text.partition("**Environments from outside**")[2]
     assert "my_pkg.agents:Mine" in text
     assert "lr 0.0003, batch_size 256, actor_hidden [256, 256]" in text.replace("\\", "")
     assert "0123456789abcdef, fedcba9876543210" in text
