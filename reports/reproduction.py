@@ -17,6 +17,7 @@ from reports.html import Cell, Section, Table, Text
 from reports.records import read_json
 from reports.words import number, plural
 
+ALL_ALIKE = 6  # seeds, of which all fall on one side of a median once in 32 times by chance
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable at this budget"
 
 
@@ -63,6 +64,9 @@ def above(values: Sequence[float], threshold: float, what: str, unit: str = "see
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         return Verdict(OPEN, f"{what}: no finished {unit}.")
+    if stats.MIN_SEEDS <= len(values) < ALL_ALIKE and not np.ptp(values):
+        seen = f"{what}: {number(values[0])} for each of {plural(len(values), unit)}"
+        return Verdict(OPEN, f"{seen}; so few that agree say nothing of a spread, {ALL_ALIKE} would.", f"{seen}.")
     return _from_interval(stats.mean_estimate(values), threshold, what, stats.seeds_to_exceed(values, threshold), unit)
 
 

@@ -309,8 +309,10 @@ def picture(rows: list[dict], trained: list[dict], budget: Budget) -> Section:
         "the noised action itself, at every step with the same scale. Since the score is -eps / sqrt(1 - alpha_bar_t), its "
         "last corrections act as if alpha were larger, and above a scale they overshoot to the bounds: for Q = -k a^2 / 2 and "
         "T = 5 the last step multiplies by 1.115 - 0.494 M_q k.\n\n"
-        "Scaling the target with sqrt(1 - alpha_bar_t) makes the scale right at every step; what is then left of the distance "
-        "is that the gradient is taken at a noised action.\n\n" + networks(trained)
+        "Scaling the target with sqrt(1 - alpha_bar_t) takes the factor of the noise predictor out. What is then left of the "
+        "distance is that the gradient is taken at a noised action, that the score of the noised target is that of the "
+        "target's mean gradient given a_t over sqrt(alpha_bar_t), and that actions have bounds, where even this does not hold: "
+        "a linear critic has the same gradient everywhere, and its distance stays.\n\n" + networks(trained)
     )
     blocks = [Text(text), steps_and_scales(rows, budget), shapes, distances]
     return Section("figures", "What is drawn, and how far it is from the target", blocks)

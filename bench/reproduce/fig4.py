@@ -70,11 +70,12 @@ def histograms(results: Results) -> list[Figure]:
     panels = [
         (label, np.array([np.histogram(at, edges)[0] / at.size for at in actions]).T) for label, (_, actions) in shown
     ]
-    last = max(len(step) for _, (step, _) in shown) - 0.5
+    ends = [step[-1] / max(len(step) - 1, 1) * (len(step) - 0.5) for _, (step, _) in shown]
     return [draw(
         "fig4-actions", "Actions drawn at the first states, at each evaluation", "Histograms of actions through training.",
-        lambda: heatmaps(panels, extent=(-0.5, last, -1, 1), label="share"),
-        how="Upwards the action, to the right the evaluations, 0 untrained; the first seed of each algorithm.",
+        lambda: heatmaps(panels, extent=(0.0, max(ends), -1, 1), label="share"),
+        how="Upwards the action, to the right the frames, a column for each evaluation that was recorded, the first untrained; "
+        "the first seed of each algorithm.",
     )]  # fmt: skip
 
 

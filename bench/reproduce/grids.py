@@ -11,6 +11,7 @@ import numpy as np
 from bench import carry
 from bench.config import UsageError, user_error
 from bench.engines.common import stop_requests
+from bench.grid import parse_envs, parse_variants
 from bench.reproduce import PRESETS, Context, Stopped
 from bench.rundir import Experiment
 from reports import clocks, load, plots, summary
@@ -38,8 +39,8 @@ class Grid:
     note: str = ""  # what a reader has to know of this budget
 
     def __str__(self) -> str:
-        preset = () if self.settings and self.preset == "quick" else (f"preset {self.preset}",)
-        text = f"{plural(self.seeds, 'seed')} of {self.algos} on {self.envs}, {' '.join([*preset, *self.settings])}."
+        settings = " ".join([f"preset {self.preset}", *self.settings])
+        text = f"{plural(self.seeds, 'seed')} of {self.algos} on {self.envs}, {settings}."
         return f"{text} {self.note}".strip()
 
     def train(self, context: Context) -> Results:
@@ -54,15 +55,21 @@ class Grid:
                 raise UsageError(str(error).replace("--name", "--root")) from error
         if stopping or code == 3:  # a signal may come when the runs are over; then no other grid is begun
             raise Stopped
-        return Results(Experiment(context.root, name), context.preset)
+        labels = {variant.label for variant in parse_variants(self.algos)}
+        return Results(Experiment(context.root, name), context.preset, labels, set(parse_envs(self.envs)), self.seeds)
 
 
 class Results:
-    """A grid's runs as the reports see them: `collection`, a row for each seed, and the summary of all."""
+    """A grid's runs as the reports see them: `collection`, a row for each seed, and the summary of all. What else lies in the
+    experiment's directory, of a former grid of that name, is left out."""
 
-    def __init__(self, experiment: Experiment, preset: str):
+    def __init__(self, experiment: Experiment, preset: str, labels: set[str], envs: set[str], seeds: int):
         self.name, self.preset = experiment.path.name, preset
-        self.collection: Collection = user_error(lambda: merge(load.read([experiment.path])))
+        found = user_error(lambda: load.read([experiment.path]))
+        for name in ("runs", "missing"):
+            asked = [at for at in getattr(found, name) if at.env in envs and at.label in labels and at.seed < seeds]
+            setattr(found, name, asked)
+        self.collection: Collection = user_error(lambda: merge(found))
         clocks.leave_out_other_work(self.collection)
         self.rows = summary.per_seed(self.collection)
         self.summary = summary.summarise(self.collection, self.rows, allow_partial=True)

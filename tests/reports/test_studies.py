@@ -32,7 +32,7 @@ from bench.reproduce import (
 from bench.reproduce.grids import Grid, Results
 from bench.rundir import Experiment
 from reports import html, plots
-from reports.reproduction import FAILS, HOLDS, OPEN, write_page
+from reports.reproduction import FAILS, HOLDS, OPEN, above, write_page
 
 ENV = "dmc/cartpole-swingup"
 HIGH, LOW, NOTHING = 900.0, 400.0, 20.0
@@ -66,8 +66,9 @@ def grid(tmp_path, monkeypatch):
         ]  # fmt: skip
         content = {"name": "grid", "preset": "quick", "command": [], "created": "2026-01-01T00:00:00"}
         synthetic.write_json(root / "experiment.json", {**content, "cells": cells, "sweep": None})
-        monkeypatch.setattr(Grid, "train", lambda budget, context: Results(Experiment(tmp_path, "grid"), "quick"))
-        return Results(Experiment(tmp_path, "grid"), "quick")
+        asked = Experiment(tmp_path, "grid"), "quick", set(finals), set(envs), 3
+        monkeypatch.setattr(Grid, "train", lambda budget, context: Results(*asked))
+        return Results(*asked)
 
     return make
 
@@ -115,19 +116,21 @@ def test_a_little_less_is_as_good_and_more_than_the_margin_is_not(module, other,
         assert found == outcome, gap
 
 
-def put_actions(tmp_path: Path, env: str, label: str, first: np.ndarray, last: np.ndarray) -> None:
-    """The three seeds of a label draw these actions [P, M, A] at their first and at their last evaluation."""
+def put_actions(tmp_path: Path, env: str, label: str, first: np.ndarray, last: np.ndarray, turned: int = 0) -> None:
+    """The three seeds of a label draw these actions [P, M, A] at their first and at their last evaluation; seed k, at its
+    first `turned` * k states, the other way round."""
     for seed in range(3):
         path = synthetic.run_dir(tmp_path / "grid", env, label, seed) / "probes.npz"
-        np.savez(path, obs=np.zeros((3, 5)), env_step=[0, 64000], actions=np.stack([first, last]).astype(np.float32))
+        begin, end = (np.concatenate([b[: turned * seed], a[turned * seed :]]) for a, b in ((first, last), (last, first)))
+        np.savez(path, obs=np.zeros((3, 5)), env_step=[0, 64000], actions=np.stack([begin, end]).astype(np.float32))
 
 
 def test_fig4_judges_the_actions_at_the_end_and_none_before(grid, tmp_path, unpainted, monkeypatch):
     monkeypatch.setattr(fig4, "draw", plots.draw)
-    both, one = np.repeat([-0.95, 0.95], 32).reshape(1, 64, 1).repeat(3, axis=0), np.zeros((3, 64, 1))
+    both, one = np.repeat([-0.95, 0.95], 32).reshape(1, 64, 1).repeat(20, axis=0), np.zeros((20, 64, 1))
     for first, last, outcome in ((one, both, HOLDS), (both, one, FAILS)):
         grid(qsm=HIGH, dql=HIGH, sac=HIGH, td3=HIGH)
-        put_actions(tmp_path, ENV, "qsm", first, last)
+        put_actions(tmp_path, ENV, "qsm", first, last, turned=1)
         assert verdicts(fig4, tmp_path) == {"modes": outcome, "extremes": outcome}
 
 
@@ -176,9 +179,17 @@ def test_times_of_several_set_ups_are_not_compared(grid, tmp_path):
     counts = {}
     for name, sessions in {"one": [here], "continued": [here, there], "moved": [there]}.items():
         synthetic.write_json(first, {"sessions": sessions})
-        results = Results(Experiment(tmp_path, "grid"), "quick")
+        results = Results(Experiment(tmp_path, "grid"), "quick", {"T5", "T50"}, {ENV}, 3)
         counts[name] = [len(times) for times in results.times("ms_per_update", "T5", "T50")]
     assert counts == {"one": [3, 3], "continued": [3, 2], "moved": [0, 0]}
+
+
+def test_what_lies_there_of_a_former_grid_is_left_out(grid, tmp_path):
+    """A preset may have asked for other labels, tasks or more seeds under the same name."""
+    grid(envs=(ENV, "dmc/walker-walk"), qsm=HIGH, sac=LOW)
+    results = Results(Experiment(tmp_path, "grid"), "quick", {"qsm"}, {ENV}, 2)
+    assert [(run.env, run.label, run.seed) for run in results.done] == [(ENV, "qsm", 0), (ENV, "qsm", 1)]
+    assert (results.summary["envs"], len(results.rows)) == ([ENV], 2)
 
 
 # -- rules on numbers ----------------------------------------------------------------------------------------------------
@@ -222,7 +233,7 @@ def test_the_boltzmann_rules_ask_each_sampler_at_its_place():
 def test_fig8_judges_time_return_and_noise_each_by_its_own(grid):
     def outcomes(qsm=1.0, dql=3.0, bare=(1e2, 1e3), own=1.0, finals=(HIGH, LOW)) -> tuple[str, ...]:
         results = grid(qsm=finals[0], dql=finals[1], pg=LOW)
-        times = {5: np.tile([qsm, dql, 9.0], (4, 1)) * np.array([[1.0], [1.1], [1.2], [1.0]])}
+        times = {5: np.array([[qsm, dql * turn, 9.0] for turn in (1.0, 1.1, 1.2, 1.0)])}
         noise = {(ENV, seed): {"qsm": [own * (1 + seed / 10), 2.0], "dql": [1.0, 1.0], "pg": [1.0, 1.0],
                                fig8.BARE: [value * (1 + seed / 20) for value in bare]} for seed in range(3)}  # fmt: skip
         return tuple(verdict.outcome for verdict in fig8.judge(results, times, noise, (5, 20)).values())
@@ -242,20 +253,13 @@ def outcomes_of(found: dict) -> dict[str, str]:
     return {key: verdict.outcome for key, verdict in found.items()}
 
 
-def test_samplers_are_judged_by_divergence_at_the_fewest_steps_and_by_reward():
-    for sde, ode, few, many in ((0.5, 0.3, HOLDS, FAILS), (0.3, 0.5, FAILS, HOLDS), (0.4, 0.4, OPEN, OPEN)):
-        divergences = {name: {5: three(at), 10: three(1 - at), 50: three(1 - at)} for name, at in (("sde", sde), ("ode", ode))}
-        rewards = {"sde": three(-sde), "ode": three(-ode)}
-        assert outcomes_of(ctq_ode.judge(divergences, rewards)) == {"few": few, "many": many}
-
-
 @pytest.mark.parametrize(
     ("good", "bad", "outcomes"),
     [(1.08, 1.2, (HOLDS, HOLDS)), (0.92, 0.8, (HOLDS, FAILS)), (1.12, 1.2, (FAILS, HOLDS)), (0.88, 0.8, (FAILS, FAILS)),
      (1.1, 1.0, (OPEN, OPEN))],
 )  # fmt: skip
 def test_a_good_model_is_to_be_within_a_tenth_of_a_nat_of_q_learning_and_a_bad_one_behind(good, bad, outcomes):
-    found = ctq_swissroll.judge({"ctq": three(1.0), "good": three(good), "bad": three(bad)})
+    found = ctq_swissroll.judge({"ctq": three(1.0), "good": three(good), "bad": three(bad)}, 2.0, three(0.1), "")
     assert outcomes_of(found) == {"good": outcomes[0], "bad": outcomes[1]}
 
 
@@ -293,3 +297,39 @@ def test_the_gridworld_is_judged_by_each_part_of_its_rules():
         assert outcomes(**changed) == {"entropy": FAILS, "converges": HOLDS}
     for changed in ({"change": 2e-10}, {"ends": 2e-6}):
         assert outcomes(**changed) == {"entropy": HOLDS, "converges": FAILS}
+
+
+def test_the_swiss_roll_is_open_where_no_model_is_good_and_nothing_was_learned():
+    near, far = np.array([0.20, 0.21, 0.22]), np.array([3.0, 3.1, 3.2])
+    judged = lambda kl, good: {  # noqa: E731
+        key: verdict.outcome for key, verdict in ctq_swissroll.judge(kl, 0.43, np.array(good), "").items()
+    }
+    kl = {"ctq": near, "good": near + 0.01, "bad": far}
+    assert judged(kl, [0.1, 0.2, 0.3]) == {"bad": HOLDS, "good": HOLDS}
+    assert judged(kl, [2.9, 3.0, 3.1]) == {"bad": HOLDS, "good": OPEN}, "the good model is none"
+    assert judged(kl | {"good": far}, [0.1, 0.2, 0.3]) == {"bad": HOLDS, "good": FAILS}
+    assert judged({"ctq": far, "good": far, "bad": far + 9}, [0.1, 0.2, 0.3]) == {"bad": OPEN, "good": OPEN}
+    assert judged({"ctq": far, "good": near, "bad": near}, [0.1, 0.2, 0.3])["bad"] == FAILS
+    assert 0.40 < ctq_swissroll.data_divergence() < 0.46
+
+
+def test_samplers_are_judged_by_what_each_loses_and_by_returns():
+    """Fails if the levels at few steps are compared, or the reward without the penalty."""
+    level = lambda few, many: {5: np.array([few, few + 0.1, few + 0.2]), 10: np.zeros(3), 50: np.full(3, many)}  # noqa: E731
+    returns = {"sde": np.array([2.0, 2.1, 2.2]), "ode": np.array([1.0, 1.1, 1.2])}
+
+    def judged(**few) -> str:
+        return ctq_ode.judge({"ddim": level(1.0, 1.0), **few}, returns)["few"].outcome
+
+    spread = {5: np.array([3.0, 3.3, 3.1]), 50: np.ones(3)}
+    assert judged(sde=spread, ode=level(2.0, 1.5)) == HOLDS
+    assert judged(sde=spread, ode=level(4.5, 1.0)) == FAILS
+    assert judged(sde={5: spread[5], 50: np.full(3, 2.9)}, ode=level(2.0, 1.9)) == OPEN, "it began as far off"
+    assert ctq_ode.judge({name: level(2.0, 1.0) for name in ctq_ode.SAMPLERS}, returns)["many"].outcome == HOLDS
+
+
+def test_a_few_seeds_that_all_agree_decide_nothing():
+    """Shares of states may be 0 or 1 for all seeds; the t interval of such has no width."""
+    assert above([1.0] * 3, 0.5, "share").outcome == OPEN
+    assert "6 would" in above([0.0] * 5, 0.5, "share").why
+    assert above([1.0] * 6, 0.5, "share").outcome == HOLDS
