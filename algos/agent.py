@@ -310,7 +310,7 @@ class Agent:
 
     spec: the environment; config: an instance of `Config`; generator: for the initial weights (CPU), and nothing else
     decides them; device: a torch device. Numbers drawn elsewhere than in `draws` would be lost in a resume: a run refuses
-    draws from the global generators of NumPy and of torch on the CPU. Raises ValueError where the environment does not fit
+    draws from the global generators of Python, NumPy and torch on the CPU. Raises ValueError where the environment does not fit
     (unbounded actions for an agent that needs bounds).
     """
 

@@ -52,7 +52,8 @@ def benchmarks(
     algos: as `--algos` (None: the registry). T, batch, width: denoising steps, batch sizes and widths of the hidden layers
     to go through; None leaves each algorithm its own. What is timed:
 
-    * update: the noise is drawn and every due phase run, on data that is at hand; the mean over a full period, or MOST
+    * update: the noise is drawn and every due phase run, on data that is at hand; the mean over a full period
+      (of one longer than MOST over so many, without what is due more rarely)
     * train: the same with the batch sampled from a replay buffer of 100,000 transitions, where the agent has one
     * <phase>: that phase alone, its batch and noise at hand
     * act: noise and one action for one observation, exploring
@@ -129,7 +130,7 @@ def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callab
     def stored() -> ReplayBuffer:
         return replay(agent.data, agent.spec.obs_dim, agent.spec.act_dim, agent.device)
 
-    # of a longer period no more at once: the counter goes on, and a phase that is due more rarely comes in its turn
+    # of a longer period no more, so that what is due more rarely is as good as left out of the figure
     updates = min(period(agent), MOST)
 
     def update(sampled: bool) -> None:

@@ -139,12 +139,13 @@ def timed(asked: Comparison, base: Path, head: Path) -> Outcome:
 
         one, other = start(base, base), start(head, base)
         try:
-            started(one, asked.base)
-        except UsageError:
+            one.wait()
+        except BodiesFailed as failure:
+            broken = f"{asked.base} does not run its own benchmarks: {failure}"
             if not asked.accept:
-                raise
+                raise UsageError(broken) from failure
             outcome.definitions = "none (accepted)"
-            outcome.notes.append(f"nothing was compared: {asked.base} does not run its own benchmarks")
+            outcome.notes.append(f"nothing was compared: {broken}")
             outcome.new = sorted(started(start(head, head), asked.head).about)
             return outcome
         try:

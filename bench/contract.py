@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import random
@@ -16,7 +17,7 @@ import envs
 from algos import agent_class
 from algos.agent import MODES, Adam, Agent, Draw, Phase, Replay, Rollout, sample
 from bench.clock import LOOP, OVERHEAD
-from bench.config import RunConfig, UsageError, agent_config, check_rollout, told
+from bench.config import RunConfig, UsageError, agent_config, check_rollout, told, user_error
 from envs.vector import VectorEnv
 
 METHODS = {"draws": "(phase, n)", "act": "(obs, noise, mode)", "value": "(obs, action)"}
@@ -59,11 +60,12 @@ def _first(env_id: str, settings: str) -> tuple[envs.EnvSpec, Tensor]:
     """An environment's specification, and a first observation of it [1, S]."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of was said when its settings were looked at
-        env, spec = envs.make(env_id, 0, 1, **json.loads(settings))
-        if ":" in env_id:
-            check_replayed(env_id, env, envs.make(env_id, 0, 1, **json.loads(settings))[0], spec)
-        obs, _ = env.reset()
-        env.close()
+        make = functools.partial(envs.make, env_id, 0, 1, **json.loads(settings))
+        env, spec = user_error(make)
+        with contextlib.closing(env):
+            if ":" in env_id:
+                check_replayed(env_id, env, user_error(make)[0], spec)
+            obs, _ = env.reset()
     return spec, torch.from_numpy(obs.copy())
 
 

@@ -13,12 +13,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import gymnasium
 
 if TYPE_CHECKING:
     from bench.config import RunConfig
 
 INSTALLED = {"site-packages", "dist-packages"}  # directories of everybody's code
+OWN = {"algos", "bench", "envs", "reports"}
 PACKAGES = ("torch", "numpy", "gymnasium", "dm-control", "mujoco", "hydra-core")
 
 
@@ -37,17 +41,37 @@ def git_revision() -> tuple[str | None, bool | None]:
 
 def source_hash(name: str) -> str | None:
     """sha256 (16 digits) of the code of what comes from outside, an algorithm "module:Class" or an environment
-    "gym/module:id": of the loaded files of its package and, unless that is an installed one, of those that lie in its directory
-    or below. None for the benchmark's own, whose code the revision says."""
+    "gym/module:id": of the files of its module and of those that this one names in turn, without the standard library, what is
+    installed beside it, and the benchmark. None for the benchmark's own, whose code the revision says."""
     if ":" not in name:
         return None
-    top = name.rpartition("/")[2].partition(":")[0].partition(".")[0]
-    said = ((loaded, Path(getattr(module, "__file__", None) or "")) for loaded, module in list(sys.modules.items()))
-    files = {loaded: file.resolve() for loaded, file in said if file.is_absolute()}  # some libraries' modules have no real one
-    package = {file for loaded, file in files.items() if loaded == top or loaded.startswith(f"{top}.")}
-    homes = {file.parent for file in package if not INSTALLED & {*file.parts}}
-    beside = {file for file in files.values() if homes & {*file.parents} and not INSTALLED & {*file.parts}}
-    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(package | beside))).hexdigest()[:16]
+    module, _, id = name.removeprefix("gym/").partition(":")
+    first = [module, *_entry_point(id)] if name.startswith("gym/") else [module]
+    files, open_ = {}, list(first)
+    while open_:
+        at = open_.pop()
+        file = getattr(sys.modules.get(at), "__file__", None)
+        if at in files or file is None or not _outside(at, file, first):
+            continue
+        files[at] = Path(file)
+        open_ += [at.rpartition(".")[0]]
+        for value in list(vars(sys.modules[at]).values()):
+            open_.append(str(getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", "")))
+    code = b"".join(file.read_bytes() for _, file in sorted(files.items()))
+    return hashlib.sha256(code).hexdigest()[:16] if files else None
+
+
+def _entry_point(id: str) -> list[str]:
+    """The module of a registered gymnasium environment's class."""
+    entry = getattr(gymnasium.registry.get(id), "entry_point", None)
+    return [entry.partition(":")[0] if isinstance(entry, str) else str(getattr(entry, "__module__", ""))]
+
+
+def _outside(module: str, file: str, first: list[str]) -> bool:
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top in OWN or not Path(file).is_file():
+        return False
+    return not INSTALLED & {*Path(file).parts} or top in {name.partition(".")[0] for name in first}
 
 
 def packages() -> dict[str, str]:

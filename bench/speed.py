@@ -90,8 +90,8 @@ def phase_runner(agent: Agent, speed: str) -> Callable[[Phase, Data, Noise], Inf
     """
     if speed == "compile":
         compiler = os.environ.get("CXX", "g++")
-        if shutil.which(compiler) is None:
-            raise UsageError(f"speed=compile needs a C++ compiler, and {compiler} is not there; take speed=eager")
+        if agent.device.type == "cpu" and shutil.which(compiler) is None:
+            raise UsageError(f"speed=compile needs a C++ compiler on cpu, and {compiler} is not there; take speed=eager")
         if agent.device.type == "cuda" and not has_triton():
             raise UsageError("speed=compile on cuda needs triton and a GPU that it knows; take speed=eager")
         return Compiled(agent)

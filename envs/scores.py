@@ -20,7 +20,23 @@ def read(file: Path = FILE) -> list[dict[str, Any]]:
 
 @functools.cache
 def _measured() -> dict[tuple[str, int], dict[str, Any]]:
-    return {(row["id"], row["action_repeat"]): row for row in [*read(), *read(OWN)]}
+    return {(row["id"], row["action_repeat"]): row for row in [*read(), *_own()]}
+
+
+def _own() -> list[dict[str, Any]]:
+    """The user's measurements. Raises ValueError, in one line, for a file that is none."""
+    try:
+        rows = read(OWN) or []
+    except yaml.YAMLError as error:
+        raise ValueError(f"{OWN} is no YAML: {' '.join(str(error).split())}") from error
+    needed = {"id": str, "action_repeat": int, "episodes": int, "mean": int | float}
+    for row in rows if isinstance(rows, list) else [rows]:
+        if not isinstance(row, dict) or any(not isinstance(row.get(key), kind) for key, kind in needed.items()):
+            wanted = f"with {', '.join(needed)}, as `python -m envs.measure` writes them"
+            raise ValueError(f"{OWN}: {row!r} is no measurement {wanted}")
+        if ":" not in row["id"]:
+            raise ValueError(f"{OWN}: {row['id']!r} is one of the benchmark's own, whose measurements are its own too")
+    return rows
 
 
 def random_policy(id: str, action_repeat: int) -> tuple[float | None, str]:

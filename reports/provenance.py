@@ -148,7 +148,7 @@ def _outside(collection: Collection, look: dict[str, Look]) -> Table | None:
         changed += [label] if len(code) > 1 else []
     if not rows:
         return None
-    note = "Code: for each session, a hash of the files of its package and, if that is no installed one, of those beside it."
+    note = "Code: for each session, a hash of the files of its module and of those that it imports, but for libraries."
     note += f" It changed between the sessions or seeds of {', '.join(changed)}." if changed else ""
     return Table(["algorithm", "class", "settings", "code"], rows, "Algorithms from outside", note)
 
@@ -160,7 +160,7 @@ def _tasks_outside(collection: Collection) -> Table | None:
         found[run.env] |= {str(session["env_source"]) for session in run.sessions if session.get("env_source")}
     rows = [[env, ", ".join(sorted(codes))] for env, codes in found.items() if codes]
     changed = [env for env, codes in found.items() if len(codes) > 1]
-    note = f"It changed between the runs on {', '.join(changed)}: they are not of one task." if changed else ""
+    note = f"It changed between the runs on {', '.join(changed)}." if changed else ""
     return Table(["environment", "code"], rows, "Environments from outside", note) if rows else None
 
 

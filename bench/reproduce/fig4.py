@@ -70,10 +70,11 @@ def histograms(results: Results) -> list[Figure]:
     panels = [
         (label, np.array([np.histogram(at, edges)[0] / at.size for at in actions]).T) for label, (_, actions) in shown
     ]
-    ends = [step[-1] / max(len(step) - 1, 1) * (len(step) - 0.5) for _, (step, _) in shown]
+    end = max(step[-1] for _, (step, _) in shown)
+    half = end / max(len(shown[0][1][0]) - 1, 1) / 2  # of a column
     return [draw(
         "fig4-actions", "Actions drawn at the first states, at each evaluation", "Histograms of actions through training.",
-        lambda: heatmaps(panels, extent=(0.0, max(ends), -1, 1), label="share"),
+        lambda: heatmaps(panels, extent=(-half, end + half, -1, 1), label="share"),
         how="Upwards the action, to the right the frames, a column for each evaluation that was recorded, the first untrained; "
         "the first seed of each algorithm.",
     )]  # fmt: skip

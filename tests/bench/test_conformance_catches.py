@@ -168,11 +168,26 @@ class Flattens(sac.SAC):
         return super().critic(batch, {name: value.flatten(0, -1).view(value.shape) for name, value in noise.items()})
 
     def actor(self, batch, noise):
-        return super().actor(batch, dict(**noise) | {})
+        return super().actor(batch, dict(**noise.copy()) | {})
+
+
+class Misspelt(td3.TD3):
+    small = {"dealy": 3}
+
+
+class Broken(sac.SAC):
+    def critic(self, batch, noise):
+        return batch.reward.nosuch
+
+
+class Seeded(sac.SAC):
+    def __init__(self, spec, config, generator, device="cpu"):
+        super().__init__(spec, config, generator, device)
+        self.seed = int(torch.randint(2**62, (), generator=generator))
 
 
 class Slow(td3.TD3):
-    small = {"delay": 3}
+    small = {"delay": 3, "actor_hidden": (8, 8)}
 
     def __init__(self, spec, config, generator, device="cpu"):
         super().__init__(spec, config, generator, device)
@@ -357,6 +372,21 @@ def test_what_is_right_passes(broken, name):
     """Noise that is read in other ways than by key, and settings that the class names for its tests."""
     for test in ("use_the_draws_they_declare_and_no_others", "run_when_they_are_due"):
         getattr(conformance, f"test_phases_{test}")(f"{broken}:{name}")
+
+
+def test_what_no_update_changes_need_not_be_kept(broken):
+    conformance.test_state_dict_continues_bit_for_bit(f"{broken}:Seeded")
+
+
+def test_settings_for_the_tests_go_into_a_run_too(broken, tmp_path):
+    conformance.test_a_run_ends_and_its_policy_loads(f"{broken}:Slow", tmp_path)
+    with pytest.raises(AssertionError, match="small names 'dealy', which is no field"):
+        conformance.test_phases_run_when_they_are_due(f"{broken}:Misspelt")
+
+
+def test_an_attribute_that_is_missing_is_no_matter_of_the_schedule(broken):
+    with pytest.raises(AttributeError, match="nosuch"):
+        conformance.test_phases_leave_the_update_counter_to_the_schedule(f"{broken}:Broken")
 
 
 def test_a_period_too_long_to_test_asks_for_smaller_settings(monkeypatch):

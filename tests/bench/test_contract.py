@@ -467,6 +467,7 @@ class Unseeded(Well):
 
 for kind in (Well, NoSeed, Bare, Long, Four, Column, Curriculum, Unseeded):
     gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=30)
+gymnasium.register("own/Well-v0", Well, max_episode_steps=30)
 """
 ODD_TOLD = {
     "NoSeed": "cannot be stepped: TypeError: NoSeed.reset() got an unexpected keyword argument 'seed'",
@@ -483,14 +484,18 @@ ODD_TOLD = {
 def test_an_environment_from_outside_is_played_before_a_run(command, tmp_path, monkeypatch, name):
     (tmp_path / "odd_tasks.py").write_text(ODD)
     monkeypatch.syspath_prepend(tmp_path)
-    done = command("run", "--algos", "sac", "--envs", f"gym/odd_tasks:{name}-v0", *SMALL[2:], "--plan-only")
+    task = f"gym/odd_tasks:{'own/' if name == 'Well' else ''}{name}-v0"
+    done = command("run", "--algos", "sac", "--envs", task, *SMALL[2:], "--plan-only")
     if name in ODD_TOLD:
         assert (done.code, done.err.count("\n")) == (2, 1), done.err
         assert f"gym/odd_tasks:{name}-v0" in done.err
         assert ODD_TOLD[name] in done.err
     else:
         assert done.code == 0, done.err
-    assert len(provenance.source_hash(f"gym/odd_tasks:{name}-v0")) == 16
+        first = provenance.source_hash(task)
+        Path(sys.modules["odd_tasks"].__file__).write_text(f"{ODD}\n")
+        assert None not in (first, provenance.source_hash(task))
+        assert provenance.source_hash(task) != first
 
 
 def test_an_update_of_a_long_period_is_timed_in_parts(slips):
@@ -513,10 +518,15 @@ def test_the_code_of_an_algorithm_from_outside_is_known_by_a_hash(slips, tmp_pat
     (tmp_path / "slips.py").write_text(SLIPS + "\n")
     second = provenance.source_hash("slips:Decays")
     assert second != first
-    (tmp_path / "lies_beside.py").write_text("scale = 1.0\n")
-    assert provenance.source_hash("slips:Decays") == second
-    monkeypatch.delitem(sys.modules, "lies_beside", raising=False)
-    importlib.import_module("lies_beside")  # as one that the algorithm imports
+    (tmp_path / "helper.py").write_text("scale = 1.0\n")
+    monkeypatch.delitem(sys.modules, "helper", raising=False)
+    helper = importlib.import_module("helper")
+    assert provenance.source_hash("slips:Decays") == second, "loaded, and not by it"
+    sys.modules["slips"].helper = helper  # as if it began with `import helper`
     third = provenance.source_hash("slips:Decays")
-    (tmp_path / "lies_beside.py").write_text("scale = 0.1\n")
+    (tmp_path / "helper.py").write_text("scale = 0.1\n")
     assert len({second, third, provenance.source_hash("slips:Decays")}) == 3
+    sys.modules["slips"].sampler, sys.modules["slips"].digest = algos, importlib.import_module("json")
+    (tmp_path / "helper.py").write_text("scale = 1.0\n")
+    assert provenance.source_hash("slips:Decays") == third, "neither the benchmark nor the library is its code"
+

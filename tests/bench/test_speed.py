@@ -182,7 +182,7 @@ def test_cuda_graphs_are_refused_on_the_cpu_in_one_line(command):
 
 def test_a_missing_compiler_is_named(small, tmp_path, monkeypatch, command):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match=r"speed=compile needs a C\+\+ compiler, and no-such-compiler is not there"):
+    with pytest.raises(ValueError, match=r"speed=compile needs a C\+\+ compiler on cpu, and no-such-compiler is not there"):
         run.run(small("sac", "speed=compile"), tmp_path / "run")
 
 

@@ -148,3 +148,28 @@ def test_a_task_of_ones_own_is_measured_into_ones_own_conf(tmp_path, monkeypatch
         scores._measured.cache_clear()
     assert capsys.readouterr().err.endswith("File exists: 'conf'\n")
     assert scores.FILE.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- {id: 'gym/mine:Task-v0', mean: 1.0}", "is no measurement with id, action_repeat, episodes, mean"),
+        ("- {id: toy/interior, action_repeat: 1, episodes: 2, mean: 1.0}", "is one of the benchmark's own"),
+        ("a: [", "is no YAML"),
+        ("3", "3 is no measurement"),
+    ],
+)
+def test_measurements_of_ones_own_that_are_none_are_refused_in_a_line(tmp_path, monkeypatch, text, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "scores.yaml").write_text(text)
+    scores._measured.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"^conf/scores\.yaml") as refused:
+            scores.random_policy("toy/interior", 1)
+        assert said in str(refused.value)
+        assert "\n" not in str(refused.value)
+        (tmp_path / "conf" / "scores.yaml").write_text("")
+        assert scores.random_policy("dmc/cartpole-swingup", 1)[0] > 0
+    finally:
+        scores._measured.cache_clear()
