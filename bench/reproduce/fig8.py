@@ -152,8 +152,7 @@ def gradient_noise(results: Results, run: Run, budget: Budget) -> dict[str, list
         if not results.runs(method, run.env):
             continue
         for depth in budget.depths:
-            # with a learning rate of 0 its update leaves the parameters where they are
-            agent = built(results, method, run.env, T=depth, actor_lr=0.0, **settings)
+            agent = built(results, method, run.env, T=depth, **settings)
             agent.critics.load_state_dict(critic)
             draws = budget.bare_gradients if name == BARE else budget.gradients
             found.setdefault(name, []).append(noise_to_signal(agent, batch, draws))
@@ -166,6 +165,7 @@ def noise_to_signal(agent: Agent, batch: Batch, draws: int) -> float:
     |E g|^2 is taken without bias, as the mean product of two different draws; its error by leaving out one block of draws
     after another. Blocks, of which only sums are kept, since every draw of so many would not fit into memory.
     """
+    agent.actor_optimizer.lr = 0.0  # its updates leave the parameters where they are
     generator, blocks = torch.Generator().manual_seed(1), min(draws, BLOCKS)
     sums, sizes, squares = [], [draws // blocks + (i < draws % blocks) for i in range(blocks)], 0.0
     for size in sizes:

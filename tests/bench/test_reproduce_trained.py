@@ -221,7 +221,7 @@ def test_noise_to_signal_is_without_bias():
 @pytest.mark.parametrize("method", fig8.METHODS)
 def test_measuring_a_gradient_moves_nothing(method):
     cls, spec = agent_class(method), EnvSpec("x", 3, 2, (-1.0,) * 2, (1.0,) * 2, 1, 1, None, Score("return", "max", 0, 1, ""))
-    config = cls.Config(actor_hidden=(8, 8), critic_hidden=(8, 8), batch_size=16, actor_lr=0.0)
+    config = cls.Config(actor_hidden=(8, 8), critic_hidden=(8, 8), batch_size=16)
     agent = cls(spec, config, torch.Generator().manual_seed(0))
     before = [p.clone() for p in agent.predictor.parameters()]
     fig8.noise_to_signal(agent, fig8.random_batch(agent), 5)
