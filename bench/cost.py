@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from algos.agent import Agent, Batch, Rollout, Trajectories, sample
+from algos.agent import MODES, Agent, Batch, Rollout, Trajectories, sample
 from algos.networks import MLP
 
 WARM_UPDATES = 2  # optimizers make their state in the first
@@ -205,6 +206,19 @@ def count_period(agent: Agent) -> dict[str, Any]:
     stops = {phase.stop: phase.start for phase in agent.phases if phase.stop is not None}
     early = {f"until_{stop}": counts(start) for stop, start in sorted(stops.items())}
     return counts(latest_start(agent)) | count_parameters(agent) | early
+
+
+def count_acting(agent: Agent) -> dict[str, Any]:
+    """What one action for one observation does in each mode, and `value` of one pair."""
+    generator = torch.Generator().manual_seed(0)
+    data = random_data(agent, generator)
+    obs, action = (part.flatten(0, -2)[:1] for part in (data.obs, data.action))
+    works = {mode: functools.partial(agent.act, obs, sample(agent.draws(mode, 1), generator), mode) for mode in MODES}
+    found = {}
+    for name, work in (works | {"value": functools.partial(agent.value, obs, action)}).items():
+        work()  # tables are made in the first
+        found[name] = count_work(agent, work)
+    return found
 
 
 def count(agent: Agent) -> dict[str, Any]:

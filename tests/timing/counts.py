@@ -1,4 +1,4 @@
-"""The exact layer of the timing gate: what one period of updates of each registered algorithm does, counted.
+"""The exact layer of the timing gate: what one period of updates of each algorithm of conf/algo does, and one action, counted.
 
 Run as a script (`make timing-baseline`) it renews counts.json and prints what changed.
 """
@@ -6,7 +6,7 @@ Run as a script (`make timing-baseline`) it renews counts.json and prints what c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 
 import algos
 from bench.bodies import spec_of
-from bench.config import agent_config, algo_values
-from bench.cost import count_period
+from bench.config import agent_config, algo_values, available
+from bench.cost import count_acting, count_period
 
 PATH = Path(__file__).with_name("counts.json")
 TORCH = torch.__version__.partition("+")[0]  # the operations dispatched belong to one version, whatever its build
@@ -27,9 +27,10 @@ def build(name: str, **settings: Any) -> algos.agent.Agent:
     return cls(spec_of(cls), agent_config(values), torch.Generator().manual_seed(0))
 
 
-def counted(names=algos.AGENTS) -> dict[str, Any]:
-    """The content of counts.json, counted now. Independent of the machine."""
-    return {"torch": TORCH, "counts": {name: count_period(build(name)) for name in names}}
+def counted(names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The content of counts.json, counted now, of all names by default. Independent of the machine."""
+    found = {name: count_period(build(name)) | {"acting": count_acting(build(name))} for name in names or available("algo")}
+    return {"torch": TORCH, "counts": found}
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], where: str = "") -> Iterator[str]:

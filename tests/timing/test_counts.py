@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import algos
-from algos.agent import sample
+from algos.agent import MODES, sample
 from algos.qsm import QSM
 from bench import bodies
 from bench.bodies import SPEC
-from bench.cost import OperationCounter, count, count_period, count_work, random_batch
+from bench.config import available
+from bench.cost import OperationCounter, count, count_acting, count_period, count_work, random_batch
 
 STEPS = (2, 3, 5, 9)
 
@@ -109,6 +110,18 @@ def test_an_extra_forward_is_caught():
     assert {line.partition(":")[0] for line in found} >= {"operations", "flops"}
 
 
+def test_an_extra_chain_for_an_action_is_caught():
+    class Twice(QSM):
+        def act(self, obs, noise, mode):
+            super().act(obs, noise, mode)
+            return super().act(obs, noise, mode)
+
+    build = lambda c: c(SPEC, QSM.Config(), torch.Generator().manual_seed(0))  # noqa: E731
+    found = list(counts.differences(count_acting(build(QSM)), count_acting(build(Twice))))
+    assert {f"{mode}.forwards.predictor: 5 -> 10" for mode in MODES} <= set(found)
+    assert not any(line.startswith("value") for line in found)
+
+
 def test_a_lost_no_grad_is_caught():
     """It adds no operation that the loss asks for: the tensors kept for a backward pass give it away."""
 
@@ -120,5 +133,5 @@ def test_a_lost_no_grad_is_caught():
 
 def test_every_registered_algorithm_is_counted():
     stored = json.loads(counts.PATH.read_text())["counts"]
-    assert stored.keys() == algos.AGENTS.keys()
+    assert stored.keys() == set(available("algo")) >= algos.AGENTS.keys()
     assert all(c["operations"] > 0 and c["flops"] > 0 and c["tensors_kept"] > 0 for c in stored.values())
