@@ -15,4 +15,4 @@ def here() -> tuple[str, ...]:
     if not count:
         raise UsageError(f"device=cuda: torch {torch.__version__} sees no CUDA device here; use device=cpu")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(visible.split(",")[:count]) if visible else tuple(map(str, range(count)))
+    return tuple(name.strip() for name in visible.split(",")[:count]) if visible else tuple(map(str, range(count)))

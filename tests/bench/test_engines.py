@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bench import devices
 from bench.engines import local
 from bench.engines.common import POLL, Options, command, stop_requests
 from bench.rundir import Experiment
@@ -65,6 +66,19 @@ def test_runs_share_devices_by_slots(tmp_path, monkeypatch, jobs, at_once):
     assert max(map(len, running)) == at_once
     assert all(now.count(device) <= 2 for now in running for device in now)
     assert options.slots() == ["0", "GPU-5a"] * 2  # a free device before a shared one
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "names"),
+    [(None, 2, ("0", "1")), ("", 1, ("0",)), ("3, GPU-5a", 2, ("3", "GPU-5a")), ("3,no such,4", 1, ("3",))],
+)
+def test_devices_are_called_as_this_process_may_see_them(monkeypatch, visible, count, names):
+    """An unknown one ends the list, which torch's count says."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.here() == names
 
 
 @pytest.mark.parametrize(
