@@ -193,7 +193,9 @@ def test_the_readme_says_what_the_pages_say() -> None:
     over = [f"{words.number(one['value'])} {words.interval(one)}" for own in aggregates for one in own["final"].values()]
     weights = rows_of(tables, "QSM's score weight") if "QSM's score weight" in tables else []
     cells = [cell for row in [*means.values(), *weights] for cell in row.values()]
-    known = {cell.removesuffix("?") for cell in [*over, *cells]}
+    pairs = json.loads((RESULTS / "qsm100k" / "summary.json").read_text())["pairs"]
+    differences = [f"{words.number(pair['difference']['value'])} {words.interval(pair['difference'])}" for pair in pairs]
+    known = {cell.removesuffix("?") for cell in [*over, *cells, *differences]}
     prose, paper, own = (
         [" ".join(value.split()) for value in re.findall(r"−?[\d.]+\s\[−?[\d.]+,\s−?[\d.]+\]", part)]
         for part in ("\n".join(line for line in text.split("The claims of")[0].splitlines() if line[:1] != "|"),
