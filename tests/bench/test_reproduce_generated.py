@@ -91,6 +91,6 @@ def test_a_setting_without_a_finished_run_decides_nothing_and_is_named(monkeypat
     budget = dataclasses.replace(ctq_gmm.STUDY.budgets["quick"], states=50, repeats=5)
     findings = ctq_gmm.run(budget, None)
     assert findings.verdicts["tilt"].outcome == OPEN
-    assert "A beta has no finished seed." in findings.verdicts["tilt"].why
+    assert "Mean reward at beta 2, minus at 1: a task has no finished seed." in findings.verdicts["tilt"].why
     assert findings.verdicts["data"].outcome == HOLDS
     assert "beta2/e/ctq/seed_0 (failed)" in findings.sections[0].blocks[0].text

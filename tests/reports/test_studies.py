@@ -281,6 +281,7 @@ def test_the_mixture_is_judged_at_each_beta_and_its_estimator_along_m_and_t():
     assert outcomes(kls=(0.05, 0.1, 0.17)) == held | {"tilt": FAILS}
     assert outcomes(kls=(0.05, 0.15, 0.13)) == held | {"tilt": OPEN}
     assert outcomes(rewards=(-2.0, -1.2, -1.5)) == held | {"tilt": FAILS}
+    assert outcomes(rewards=(-2.0, -1.5, -1.499)) == held | {"tilt": OPEN}
     assert outcomes(single=0.17) == held | {"single": FAILS}
     assert outcomes(m10_t1=0.3) == held | {"estimator": FAILS}  # t = 0.5: 0.2; m = 1: 1
     assert outcomes(m300_t1=0.006, m300_t2=0.0055) == held | {"estimator": FAILS}  # m = 100: 0.01, 0.005
