@@ -15,7 +15,7 @@ import copy
 import dataclasses
 import io
 import os
-from collections import deque
+from collections import UserDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -89,34 +89,24 @@ def build(name: str, seed: int = 0, spec: EnvSpec | None = None) -> Agent:
     return agent
 
 
-class Recorded(Mapping):
-    """Draws that remember which of them were used, however they are read."""
+class Recorded(UserDict):
+    """Draws that remember which of them were used, however they are read: a plain dict is copied past its own methods."""
 
     def __init__(self, values: Mapping[str, Tensor], where: str):
-        self.values_, self.where, self.used = dict(values), where, set()
+        super().__init__(values)
+        self.where, self.used = where, set()
 
     def __getitem__(self, key: str) -> Tensor:
-        if key not in self.values_:
-            raise AssertionError(f"{self.where} uses noise[{key!r}], which draws() does not declare (it has {sorted(self)})")
         self.used.add(key)
-        return self.values_[key]
+        return super().__getitem__(key)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.values_
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.values_)
-
-    def __len__(self) -> int:
-        return len(self.values_)
+    def __missing__(self, key: str) -> Tensor:
+        raise AssertionError(f"{self.where} uses noise[{key!r}], which draws() does not declare (it has {sorted(self)})")
 
     def get(self, key: str, default: Any = None) -> Any:
-        if key not in self.values_:
+        if key not in self:
             return default
         return self[key]
-
-    def copy(self) -> dict[str, Tensor]:
-        return dict(self)
 
     def __or__(self, other: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(self) | dict(other)
@@ -389,15 +379,11 @@ def test_what_is_bootstrapped_stops_at_terminations(algo):
     if isinstance(build(algo).data, Rollout):
         return  # its trajectories go on to the next observation by themselves
     plain = trained()
-    if differs(plain, trained(next_obs=lambda obs: obs.flip(0))):
-        assert differs(plain, trained(discount=lambda discount: discount.roll(1))), (
+    if not alike(plain, trained(next_obs=lambda obs: obs.flip(0))):
+        assert not alike(plain, trained(discount=lambda discount: discount.roll(1))), (
             "an update depends on batch.next_obs and not on batch.discount: bootstrap with it, "
             "reward + batch.discount * value(next_obs), for it is 0 after a termination and gamma^k else"
         )
-
-
-def differs(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return any(not torch.equal(first[name], second[name]) for name in first)
 
 
 # -- parameters --------------------------------------------------------------------------------------------------------

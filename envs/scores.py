@@ -15,7 +15,7 @@ OWN = Path("conf/scores.yaml")  # from the directory in which the command is giv
 
 def read(file: Path = FILE) -> list[dict[str, Any]]:
     """The measurements: id, action_repeat, episodes, seed, and the mean and standard deviation of the returns."""
-    return yaml.safe_load(file.read_text()) if file.exists() else []
+    return (yaml.safe_load(file.read_text()) if file.exists() else None) or []
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def _measured() -> dict[tuple[str, int], dict[str, Any]]:
 def _own() -> list[dict[str, Any]]:
     """The user's measurements. Raises ValueError, in one line, for a file that is none."""
     try:
-        rows = read(OWN) or []
+        rows = read(OWN)
     except yaml.YAMLError as error:
         raise ValueError(f"{OWN} is no YAML: {' '.join(str(error).split())}") from error
     needed = {"id": str, "action_repeat": int, "episodes": int, "mean": int | float}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,7 @@ def run(budget: Budget, context: Context) -> Findings:
     return Findings(verdicts, numbers | results.numbers(), sections)
 
 
+@functools.cache
 def data_divergence() -> float:
     """KL of the data's own law from p*: what an exact model gives that is not tuned at all."""
     known = truth(ENV, {"beta": BETA})

@@ -135,6 +135,8 @@ def test_a_task_of_ones_own_is_measured_into_ones_own_conf(tmp_path, monkeypatch
     before = scores.FILE.read_bytes()
     monkeypatch.setattr(measure, "random_returns", lambda *_: np.array([1.0, 2.0]))
     monkeypatch.setattr("sys.argv", ["measure", "gym/mine:Task-v0", "--episodes", "2"])
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "scores.yaml").touch()  # an empty one is none
     scores._measured.cache_clear()
     try:
         measure.main()
