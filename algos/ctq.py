@@ -22,7 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from algos.agent import Adam, Agent, Phase, Rollout, Trajectories, cosine_decay, normal, polyak, require, require_choice
+from algos.agent import Agent, Phase, Rollout, Trajectories, normal, require, require_choice, require_widths
+from algos.layers import ACTIVATIONS
+from algos.optimizer import Adam, cosine_decay, polyak
 from algos.score import ScoreNetwork, ValueNetwork, dynamics_of, split
 
 
@@ -46,9 +48,8 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("actor_hidden", "critic_hidden"):
-            widths = getattr(self, name)
-            require(len(widths) >= 1 and min(widths) >= 1, name, widths, "one or more widths of 1 or more")
-        require_choice("activation", self.activation, ("relu", "mish", "tanh"))
+            require_widths(name, getattr(self, name))
+        require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("init", self.init, ("xavier", "torch"))
         require_choice("weight", self.weight, ("sigma", "one"))
         require(self.theta > 0, "theta", self.theta, "a positive temperature")

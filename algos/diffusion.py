@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from algos.agent import Draw, EnvSpec, ReplayConfig, normal, require, require_choice
-from algos.networks import NoisePredictor
+from algos.agent import Draw, EnvSpec, ReplayConfig, normal, require, require_choice, require_widths
+from algos.networks import TIME_EMBEDDINGS, NoisePredictor
 
 SCHEDULES = ("vp", "cosine", "linear")
 MOST_BETA = 0.999
@@ -160,11 +160,10 @@ class DiffusionConfig(ReplayConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.chain()  # refuses a bad T, schedule, kernel or temperature
-        require_choice("time_embedding", self.time_embedding, ("fourier", "sinusoidal"))
+        require_choice("time_embedding", self.time_embedding, TIME_EMBEDDINGS)
         even = self.time_features >= 4 and self.time_features % 2 == 0
         require(even, "time_features", self.time_features, "an even number from 4")
-        widths = self.time_hidden
-        require(len(widths) >= 1 and min(widths) >= 1, "time_hidden", widths, "one or more widths of 1 or more")
+        require_widths("time_hidden", self.time_hidden)
         require(self.explore_noise >= 0, "explore_noise", self.explore_noise, "0 or more")
 
     def chain(self, sigma_min: float = 0.0) -> Chain:

@@ -25,7 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from algos.agent import Adam, Agent, Phase, Rollout, Trajectories, polyak, require, require_choice, uniform
+from algos.agent import Agent, Phase, Rollout, Trajectories, require, require_choice, require_widths, uniform
+from algos.layers import ACTIVATIONS
+from algos.optimizer import Adam, polyak
 from algos.score import ScoreNetwork, ValueNetwork, dynamics_of, split
 
 
@@ -49,9 +51,8 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("actor_hidden", "critic_hidden"):
-            widths = getattr(self, name)
-            require(len(widths) >= 1 and min(widths) >= 1, name, widths, "one or more widths of 1 or more")
-        require_choice("activation", self.activation, ("relu", "mish", "tanh"))
+            require_widths(name, getattr(self, name))
+        require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("init", self.init, ("xavier", "torch"))
         require(self.envs >= 2, "envs", self.envs, "2 or more")
         for name in ("epochs", "pretrain_steps"):

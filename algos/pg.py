@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from algos.agent import Adam, Agent, Batch, Phase, normal, polyak, require, require_choice
+from algos.agent import Agent, Batch, Phase, normal, require, require_choice
 from algos.diffusion import DiffusionConfig, log_density, overshoot
 from algos.networks import TwinCritic
+from algos.optimizer import Adam, polyak
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from algos.agent import Adam, Agent, Batch, Phase, cosine_decay, integers, normal, polyak, require, require_choice
+from algos.agent import Agent, Batch, Phase, integers, normal, require, require_choice
 from algos.diffusion import DiffusionConfig
 from algos.networks import TwinCritic
+from algos.optimizer import Adam, cosine_decay, polyak
 
 
 @dataclass(frozen=True)

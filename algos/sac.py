@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from algos.agent import Adam, Agent, Batch, Phase, ReplayConfig, normal, polyak, require, require_choice
+from algos.agent import Agent, Batch, Phase, ReplayConfig, normal, require, require_choice
 from algos.networks import GaussianPolicy, TwinCritic
+from algos.optimizer import Adam, polyak
 
 
 @dataclass(frozen=True)

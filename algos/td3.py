@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from algos.agent import Adam, Agent, Batch, Phase, ReplayConfig, normal, polyak, require
+from algos.agent import Agent, Batch, Phase, ReplayConfig, normal, require
 from algos.networks import DeterministicPolicy, TwinCritic
+from algos.optimizer import Adam, polyak
 
 
 @dataclass(frozen=True)

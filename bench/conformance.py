@@ -237,7 +237,7 @@ def test_declarations_are_complete(algo):
         for parameter in parameters:
             assert id(parameter) not in owners, f"one parameter is in both {owners[id(parameter)]} and {name}"
             owners[id(parameter)] = name
-    assert owners, "at least one optimizer (algos.agent.Adam) is an attribute of the agent"
+    assert owners, "at least one optimizer (algos.optimizer.Adam) is an attribute of the agent"
 
 
 def test_phases_run_when_they_are_due(algo):

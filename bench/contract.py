@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import envs
 from algos import agent_class
-from algos.agent import MODES, Adam, Agent, Draw, Phase, Replay, Rollout, sample
+from algos.agent import MODES, Agent, Draw, Phase, Replay, Rollout, sample
+from algos.optimizer import Adam
 from bench.clock import LOOP, OVERHEAD
 from bench.config import RunConfig, UsageError, agent_config, check_rollout, told, user_error
 from envs.vector import VectorEnv
@@ -258,7 +259,7 @@ def _state(agent: Agent) -> str:
         found = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
         parts = [part for part in found if id(part) not in kept]
         if isinstance(value, torch.optim.Optimizer):
-            return f"has a torch optimizer in {name}, which no checkpoint keeps: use algos.agent.Adam"
+            return f"has a torch optimizer in {name}, which no checkpoint keeps: use algos.optimizer.Adam"
         if isinstance(value, nn.Parameter) and id(value) not in kept:
             return f"has a bare parameter in {name}, which no checkpoint keeps: put it into a module (nn.ParameterList)"
         if any(isinstance(part, nn.Module | nn.Parameter | Adam | torch.optim.Optimizer) for part in parts):

@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from algos.agent import Adam
-from algos.networks import MLP, SMALL, FourierTime, GaussianPolicy, NoisePredictor, TwinCritic, product
+from algos.layers import SMALL, product
+from algos.networks import MLP, FourierTime, GaussianPolicy, NoisePredictor, TwinCritic
+from algos.optimizer import Adam
 
 PLAIN = {"relu": torch.relu, "tanh": torch.tanh, "mish": F.mish}
 

@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 import algos
-from algos.agent import Adam, sample
+from algos.agent import sample
 from algos.networks import MLP, TwinCritic
+from algos.optimizer import Adam
 from bench.bodies import spec_of
 from bench.config import agent_config, algo_values
 from bench.cost import latest_start, random_data

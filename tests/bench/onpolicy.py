@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from algos.agent import Adam, Agent, Phase, Rollout, normal, require, uniform
+from algos.agent import Agent, Phase, Rollout, normal, require, uniform
 from algos.networks import MLP
+from algos.optimizer import Adam
 
 
 @dataclass(frozen=True)

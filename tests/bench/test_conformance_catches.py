@@ -13,7 +13,8 @@ BROKEN = """
 import collections
 import torch
 from dataclasses import dataclass
-from algos.agent import Adam, Phase, normal
+from algos.agent import Phase, normal
+from algos.optimizer import Adam
 from algos import sac, td3
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from dataclasses import dataclass
 from torch import nn
-from algos.agent import Adam, Agent, Batch, Phase, Replay, Rollout, polyak
+from algos.agent import Agent, Batch, Phase, Replay, Rollout
+from algos.optimizer import Adam, polyak
 from algos import ctq, sac
 
 
