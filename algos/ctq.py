@@ -6,7 +6,7 @@ The optimal policy is Gaussian with a known covariance (Proposition 1), pi = N(m
     q(t, y, a) = theta log pi(a | t, y) = -g^2 |a - mu|^2 - (theta d / 2) log(pi theta / g^2),
 
 and (J, q) are optimal if and only if J(t, y_t) + int (r - q) dt is a martingale and J(T, .) = beta h (Proposition 2). With
-the test functions dJ and dq (eq. 34) the orthogonality conditions become, over whole trajectories of step dt,
+the test functions dJ and dq = theta d log pi (eq. 34) the orthogonality conditions become, over whole trajectories of step dt,
 
     delta_i = J(t_{i+1}, y_{i+1}) - J(t_i, y_i) + r_i dt - q_i dt,    Theta += sum_i dJ_i delta_i,    psi += sum_i dq_i delta_i.
 
@@ -70,7 +70,6 @@ class ContinuousQ(Agent):
     def __init__(self, spec, config, generator, device="cpu"):
         super().__init__(spec, config, generator, device)
         c, self.dynamics = config, dynamics_of(spec, type(self).__name__)
-        self.scale = self.dynamics.action_scale or 1.0
         self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0)
         actor, critic = ((spec, hidden, c.activation, generator, c.init) for hidden in (c.actor_hidden, c.critic_hidden))
         self.actor = ScoreNetwork(*actor).to(self.device)
@@ -88,7 +87,7 @@ class ContinuousQ(Agent):
     def advantage(self, obs: Tensor, action: Tensor) -> Tensor:
         """-g^2 |a - mu|^2 [B] for obs [B, 1 + d], action [B, d]: q but for its normalisation, which is known."""
         g2 = self.dynamics.g2(split(obs)[0]).squeeze(1)
-        return -g2 * (action * self.scale - self.actor(obs)).square().sum(dim=1)
+        return -g2 * (action - self.actor(obs)).square().sum(dim=1)
 
     def normalisation(self, obs: Tensor) -> Tensor:
         """(theta d / 2) log(pi theta / g^2) [B], theta log of what exp(advantage / theta) integrates to over actions."""
@@ -118,7 +117,7 @@ class ContinuousQ(Agent):
         (t, y), d = split(obs), self.dynamics
         if d.sampler != "sde":
             return torch.zeros_like(y)
-        return split(next_obs)[1] - y - (d.f(t) * y + d.g2(t) * action * self.scale) * d.dt
+        return split(next_obs)[1] - y - (d.f(t) * y + d.g2(t) * action) * d.dt
 
     def losses(self, delta: Tensor, value: Tensor, q: Tensor, weight: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
         """Losses whose gradients are -E sum_i dJ_i delta_i and -E sum_i w_i dq_i delta_i, over the number of steps."""
@@ -176,9 +175,9 @@ class ContinuousQ(Agent):
     def act(self, obs, noise: Mapping[str, Tensor], mode):
         """`own` is the averaged mean; the others draw from the policy."""
         if mode == "own":
-            return self.averaged(obs) / self.scale
+            return self.averaged(obs)
         spread = (self.config.theta / (2 * self.dynamics.g2(split(obs)[0]))) ** 0.5
-        return (self.actor(obs) + spread * noise["eps"]) / self.scale
+        return self.actor(obs) + spread * noise["eps"]
 
     @torch.no_grad()
     def value(self, obs, action):

@@ -122,7 +122,7 @@ class Chain:
             x = self.clip(draw, t)
 
     def sample(self, predictor: NoisePredictor, obs: Tensor, noise: Mapping[str, Tensor], stop: int = 0) -> Tensor:
-        """Actions in [-1, 1] [B, A] for obs [B, S]. stop > 0 ends the chain early, with what x_stop is then."""
+        """Actions in [-1, 1] [B, A] for obs [B, S]. stop > 0 ends the chain early, with the draw of step `stop`."""
         for _t, _x, _mean, draw in self.walk(predictor, obs, noise, stop):
             x = draw
         return x.clamp(-1, 1)

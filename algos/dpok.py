@@ -75,7 +75,6 @@ class DPOK(Agent):
         c, self.dynamics = config, dynamics_of(spec, type(self).__name__)
         found = self.dynamics.sampler
         require(found == "sde", "env.sampler", found, "sde for DPOK: a chain without noise has no density")
-        self.scale = self.dynamics.action_scale or 1.0
         self.data = Rollout(spec.horizon, c.envs, c.epochs, gamma=1.0, infos=("score", "terminal_reward"))
         self.phases = (
             Phase("pretrain_model", stop=c.pretrain),
@@ -107,7 +106,7 @@ class DPOK(Agent):
         obs, next_obs = batch.obs.flatten(0, 1), batch.next_obs.flatten(0, 1)
         (t, y), dt = split(obs), self.dynamics.dt
         g2, moved = self.dynamics.g2(t), split(next_obs)[1] - y - self.dynamics.f(t) * y * dt
-        played = batch.action.flatten(0, 1) * self.scale
+        played = batch.action.flatten(0, 1)
         squares = (moved - g2 * dt * played).square() - (moved - g2 * dt * score).square()
         return (squares / (2 * g2 * dt)).sum(dim=1)
 
@@ -162,15 +161,15 @@ class DPOK(Agent):
     @torch.no_grad()
     def act(self, obs, noise: Mapping[str, Tensor], mode):
         """The score itself in every mode (the sampler adds the noise); `own` is the averaged one."""
-        return (self.averaged if mode == "own" else self.actor)(obs) / self.scale
+        return (self.averaged if mode == "own" else self.actor)(obs)
 
     @torch.no_grad()
     def explore(self, obs, noise):
         """Keeps the step's penalty; after pretraining its anchor does not move, so that all epochs can use it."""
         action = self.act(obs, noise, "explore")
-        return action, {"penalty": self.penalty(obs, action * self.scale)}
+        return action, {"penalty": self.penalty(obs, action)}
 
     @torch.no_grad()
     def value(self, obs, action):
         """V(t, y), but for a function of time, less the step's weighted penalty."""
-        return self.baseline(obs) - self.config.kl_weight * self.penalty(obs, action * self.scale)
+        return self.baseline(obs) - self.config.kl_weight * self.penalty(obs, action)

@@ -48,7 +48,8 @@ class Adam:
         self.grads = [laid_out(grad, p) for grad, p in zip(found, self.own, strict=True)]
         if self.clip:
             norm = nn.utils.get_total_norm(self.grads)
-            torch._foreach_mul_(self.grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+            # not in place: where two parameters have one gradient, as of p + q, it would be scaled twice
+            self.grads = list(torch._foreach_mul(self.grads, (self.clip / (norm + 1e-6)).clamp(max=1.0)))
         with torch.no_grad():
             self.step += 1
             # named, since a tensor is silently read on the host where the overload for a number is tried first

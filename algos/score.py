@@ -12,9 +12,12 @@ from algos.networks import MLP
 
 
 def dynamics_of(spec: EnvSpec, agent: str) -> Any:
-    """The known dynamics (`envs.spec.Dynamics`) of an environment that generates. Raises ValueError for any other."""
+    """The known dynamics (`envs.spec.Dynamics`) of an environment that generates. Raises ValueError for any other, and where
+    actions are clipped: the laws of both algorithms are those of the action that was drawn."""
     if getattr(spec, "dynamics", None) is None:
         raise ValueError(f"{agent} samples by a reversed diffusion, such as generation/gmm1d; {spec.id} is none")
+    if spec.action_low is not None:
+        raise ValueError(f"{agent} needs actions that are played as they are drawn: leave env.bounded=true out")
     return spec.dynamics
 
 

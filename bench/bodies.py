@@ -142,7 +142,7 @@ def bodies(agent: Agent, run_phase: Callable) -> Iterator[tuple[str, str, Callab
     for phase in agent.phases:
         drawn = noise(phase.name)
         yield phase.name, "phase", lambda phase=phase, drawn=drawn: run_phase(phase, batch, drawn), 1
-    yield "act", "act", lambda: agent.act(obs, noise("explore", 1), "explore"), 1
+    yield "act", "act", lambda: agent.explore(obs, noise("explore", 1)), 1
     if isinstance(agent.data, Replay):
         yield "train", "train", lambda: update(sampled=True), updates
         yield "sample", "sample", lambda: stored().sample(generator), 1

@@ -120,6 +120,6 @@ class Probes:
 
 
 def stream_seed(*words: int) -> int:
-    """A 63-bit seed for a torch generator from a few small numbers."""
+    """A seed for a torch generator from a few small numbers, of which the CPU's generator takes the low 32 bits."""
     low, high = np.random.SeedSequence([len(words), *words]).generate_state(2)
     return (int(high) << 31) ^ int(low)

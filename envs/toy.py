@@ -83,7 +83,7 @@ class Bumps:
 
     def optimum(self) -> tuple[np.ndarray, float]:
         modes = self.centres.copy()
-        # grad Q = 0 is a = sum_j q_j c_j / sum_j q_j; the other bumps move a centre by 1e-4 or less, so this settles.
+        # grad Q = 0 is a = sum_j q_j c_j / sum_j q_j; the other bumps move a centre by 2e-4 or less, so this settles.
         for _ in range(20):
             each = self._each(modes)
             modes = each @ self.centres / each.sum(axis=-1, keepdims=True)

@@ -168,6 +168,8 @@ def test_it_refuses_what_it_cannot_sample():
 
     with pytest.raises(ValueError, match=r"samples by a reversed diffusion, such as generation/gmm1d; toy/interior is none"):
         make(make_env("toy/interior", 0)[1])
+    with pytest.raises(ValueError, match="played as they are drawn"):
+        make(make_env("generation/gmm1d", 0, bounded=True)[1])
     for name, value in (("theta", 0.0), ("theta", -1.0), ("envs", 0), ("ema", 1.0), ("weight", "two")):
         with pytest.raises(ValueError, match=f"{name}={value!r} is out of range"):
             Config(**{name: value})

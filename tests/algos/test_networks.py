@@ -181,6 +181,13 @@ def test_adam(clip):
         torch.testing.assert_close(mine, wanted)
 
 
+def test_adam_clips_a_gradient_that_two_parameters_share_once():
+    own = [torch.zeros(4).requires_grad_() for _ in range(2)]
+    optimizer = Adam(own, 1e-3, clip=1.0)
+    optimizer.minimise(((own[0] + own[1]) * torch.tensor([3.0, 0.0, 4.0, 0.0])).sum())
+    torch.testing.assert_close(optimizer.grad_norm(), torch.tensor(1.0))
+
+
 @pytest.mark.parametrize("loss", [
     lambda p: (p.t() * (torch.arange(6).reshape(3, 2) - 2.5)).sum(), lambda p: p.sum(), lambda p: (p[:, ::2] ** 2).sum(),
 ])  # fmt: skip
