@@ -99,9 +99,9 @@ def coverage_help() -> str:
     """How often the report's 95 % intervals cover the truth, from simulations; only built when that help is asked for."""
     if sys.argv[1:3] not in (["report", "--help"], ["report", "-h"]):
         return ""
-    from reports.stats import coverage_text
+    from reports import coverage
 
-    return coverage_text()
+    return coverage.text()
 
 
 def where(sub: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from reports.summary import SIZED, Row, share_of_tasks
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
 
 WIDE = 5  # more environments than this get a row each in a table of their own, instead of a column and a sentence
+FEW_SETTINGS = 3  # as many of a variant's stand beside its label
 
 
 def section(summary: Row, look: dict[str, Look]) -> Section:
@@ -75,11 +76,11 @@ def _states(states: dict[str, int]) -> str:
 
 
 def ranking(summary: Row, env: str | None) -> list[tuple[str, dict]]:
-    """(label, estimate), best first: by IQM over all tasks (env None), by mean final score on one."""
+    """(label, estimate), best first: by the mean final score, over all tasks (env None) of the normalised ones."""
     if env is None:
         labels = summary["aggregates"]["labels"]
         full = len(summary["aggregates"]["envs"])
-        found = [(label, values["final"]["iqm"]) for label, values in labels.items() if values.get("tasks") == full]
+        found = [(label, values["final"]["mean"]) for label, values in labels.items() if values.get("tasks") == full]
         return sorted(found, key=lambda item: -item[1]["value"])
     cells = [cell for cell in summary["cells"] if cell["env"] == env and cell["n"]]
     lower = any(cell.get("direction") == "min" for cell in cells)
@@ -97,7 +98,7 @@ def _verdict(summary: Row, env: str | None) -> str:
         return ""
     (leader, top), others = ranked[0], ranked[1:]
     where = f"Over {len(summary['aggregates']['envs'])} tasks" if env is None else f"On {env}"
-    what = "interquartile mean of the normalised final score" if env is None else "mean final score"
+    what = "mean normalised final score" if env is None else "mean final score"
     against = listing([f"{number(value['value'])} ({label})" for label, value in others])
     if tied := [label for label, value in others if value["value"] == top["value"]]:
         rest = listing([f"{number(value['value'])} ({label})" for label, value in others if label not in tied])
@@ -167,6 +168,12 @@ def _cautions(summary: Row) -> list[str]:
     if seeds and min(seeds) < stats.RELIABLE_SEEDS:
         parts.append(
             f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional."
+        )
+    single = [pair["n"] for pair in summary["pairs"] if pair["env"] is not None and pair.get("n", 0) >= stats.MIN_SEEDS]
+    if single and max(single) < stats.SEPARABLE_SEEDS:
+        parts.append(
+            f"No result of {max(single)} seeds on a single task can make one algorithm better than another by the rule of "
+            f"this report; {stats.SEPARABLE_SEEDS} seeds can."
         )
     several = len(summary["aggregates"]["envs"]) > 1
     if several and (partial := [label for label in summary["labels"] if share_of_tasks(summary, label)]):
@@ -258,29 +265,32 @@ def _table(summary: Row, look: dict[str, Look]) -> Table:
     few = {cell["env"] for cell in summary["cells"] if 0 < cell["n"] < stats.MIN_SEEDS}
     orders = {env: ranking(summary, env) for env in envs if env not in few and env not in summary["mixed"]}
     best = {env: order[0][0] for env, order in orders.items() if len(order) > 1 and not _shared(order)}
+    alike = _alike_seeds(summary)
     rows = []
     for label in look:
-        row = [label_cell(label, look)]
+        row = [replace(label_cell(label, look), detail=_changed(summary, label))]
         if several:
-            row.append(_iqm(summary, label))
+            row.append(_over_tasks(summary, label))
         for env in envs:
             cell = cells.get((env, label))
-            row.append(_score(cell, strong=best.get(env) == label))
+            row.append(_score(cell, alike, strong=best.get(env) == label))
         row += (
             [_better_than(summary, label, None if several else summary["envs"][0])] if several or len(envs) == 1 else []
         )
-        row += [number(costs.get(label)), _parameters(summary, label)]
+        row += [number(costs.get(label))] if costs else []
+        row.append(_parameters(summary, label))
         rows.append(row)
-    columns = ["algorithm", *(["IQM over tasks"] if several else []), *envs]
+    columns = ["algorithm", *(["mean over tasks"] if several else []), *envs]
     columns += ["better than"] if several or len(envs) == 1 else []
+    columns += ["ms per update"] if costs else []
     bold = "Bold: the best mean of its column, which is not yet a win. " if best else ""
     note = (
-        "Final score: mean over seeds of the last evaluation, with its 95 % interval and n, the number of finished "
-        f"seeds of those asked for. {bold}“Better than” needs the 95 % intervals of both the difference of means and "
+        f"Final score: mean over seeds of the last evaluation, with its 95 % interval{_seeds_note(alike)}. {bold}"
+        "“Better than” needs the 95 % intervals of both the difference of means and "
         "the probability of improvement; the seeds that a separation would take, by both of them, assume that today's "
         "means and spreads are the true ones."
     ) + (f" Updates: {measured}." if costs else "")
-    return Table([*columns, "ms per update", "parameters"], rows, note=note)
+    return Table([*columns, "parameters"], rows, note=note)
 
 
 def _shared(ranked: list[tuple[str, dict]]) -> bool:
@@ -292,33 +302,52 @@ def _leaders(summary: Row, look: dict[str, Look]) -> list[Table]:
     """Of more environments than have a column: whose mean is the best on each, and whom that one is better than."""
     envs = _scored_envs(summary)
     cells = {(cell["env"], cell["label"]): cell for cell in summary["cells"]}
-    rows = []
+    rows, alike = [], _alike_seeds(summary)
     for env in envs if len(envs) > WIDE else []:
         ranked = ranking(summary, env)
         if env in summary["mixed"] or len(ranked) < 2:
             continue
         if _shared(ranked):
-            rows.append([env, "several", _score(cells[env, ranked[0][0]], strong=False), NOTHING])
+            rows.append([env, "several", _score(cells[env, ranked[0][0]], alike), NOTHING])
             continue
         leader = ranked[0][0]
         name = Cell(leader, color=look[leader].color, strong=clear_winner(summary, env) == leader)
-        rows.append([env, name, _score(cells[env, leader], strong=False), _better_than(summary, leader, env)])
+        rows.append([env, name, _score(cells[env, leader], alike), _better_than(summary, leader, env)])
     columns = ["environment", "best mean", "final score", "better than"]
     note = "Bold: a clear winner, better than every other."
     return [Table(columns, rows, "Who leads on which task", note)] if rows else []
 
 
-def _iqm(summary: Row, label: str) -> Cell:
-    """The aggregate, marked where it is over other tasks than the rest of its column."""
-    found = estimate(summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm"))
+def _over_tasks(summary: Row, label: str) -> Cell:
+    """The mean of the normalised scores, marked where it is over other tasks than the rest of its column."""
+    found = estimate(summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("mean"))
     share = share_of_tasks(summary, label)
     return replace(found, detail=f"{found.detail} **{share}**".strip()) if share and found.text != NOTHING else found
 
 
-def _score(cell: Row | None, *, strong: bool) -> Cell:
+def _alike_seeds(summary: Row) -> int | None:
+    """The number of seeds behind every cell, where all have the same and none is missing."""
+    found = {(cell["n"], cell["asked"]) for cell in summary["cells"]}
+    n, asked = found.pop() if len(found) == 1 else (0, 1)
+    return n if n == asked else None
+
+
+def _seeds_note(alike: int | None) -> str:
+    return f" (n = {alike} throughout)" if alike else " and n, the number of finished seeds of those asked for"
+
+
+def _changed(summary: Row, label: str) -> str:
+    """The few settings by which a label differs from its algorithm's defaults, '' where they are many or none."""
+    found = [cell["changed"] for cell in summary["cells"] if cell["label"] == label and cell["changed"]]
+    few = found and all(own == found[0] for own in found) and len(found[0]) <= FEW_SETTINGS
+    return ", ".join(f"{key} {value}" for key, value in found[0].items()) if few else ""
+
+
+def _score(cell: Row | None, alike: int | None, *, strong: bool = False) -> Cell:
     if not cell or not cell["n"]:
         return Cell(("not scored" if cell["states"].get("done") else _states(cell["states"])) if cell else NOTHING)
     seeds = f"n = {cell['n']}" if cell["n"] == cell["asked"] else f"n = {cell['n']} of {cell['asked']}"
+    seeds = "" if alike else seeds
     return Cell(number(cell["final"]["value"]), f"{interval(cell['final'])} {seeds}".strip(), strong=strong)
 
 

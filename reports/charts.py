@@ -142,7 +142,7 @@ def clouds(panels: Sequence[tuple[str, np.ndarray, np.ndarray, str]], look: dict
     low, high = everything.min(0), everything.max(0)
     margin = 0.06 * (high - low) + 1e-6
     for axis, (title, points, behind, label) in zip(axes, panels, strict=True):
-        axis.scatter(*behind.T, s=4, color=GRID, lw=0, rasterized=True)
+        axis.scatter(*behind.T, s=4, color=SOFT, alpha=0.3, lw=0, rasterized=True)
         axis.scatter(*points.T, s=9, color=look[label].color, alpha=0.65, lw=0, rasterized=len(points) > 300)
         entitle(axis, title)
         axis.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))

@@ -7,6 +7,7 @@ thread's figures stay what they are.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from reports import html, stats
 from reports.html import GRID, INK, PAPER
 
 # Okabe and Ito's colours (told apart with any colour vision) without yellow and black, which need a certain background.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A51A3")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#6A51A3", "#A3142E")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
+HOUSE = ("qsm", "dql", "pg", "sac", "td3", "ctq", "dpok")  # look the same on every page
 SOFT = "#7b8794"
 WIDTH, NARROW = 10.4, 6.6  # inches: as wide as the page's text, and of a single panel
 DRAWN_POINTS = 240  # of a line; more cannot be seen and make files large
@@ -40,9 +42,12 @@ class Look:
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
     dashes = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
+    own = {label: HOUSE.index(label) for label in labels if label in HOUSE}
+    free = (place for place in itertools.count() if place not in own.values())
+    places = {label: own[label] if label in own else next(free) for label in labels}
     return {
         label: Look(COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], dashes[(i // len(COLORS)) % len(dashes)])
-        for i, label in enumerate(labels)
+        for label, i in places.items()
     }
 
 
@@ -213,6 +218,7 @@ def legend(figure: Any, labels: dict[str, str], look: dict[str, Look], extra: Se
         if not group:
             continue
         columns = legend_columns([handle.get_label() for handle in group], figure.get_figwidth())
+        columns = math.ceil(len(group) / math.ceil(len(group) / columns))  # rows of nearly one length
         figure.legend(
             handles=group, loc="upper left", ncol=columns, frameon=False, handlelength=1.8, columnspacing=1.5,
             bbox_to_anchor=(left, 1 - top / inches), borderaxespad=0.3,

@@ -103,14 +103,14 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals.update(kind=lambda block: type(block).__name__, numeric=numeric_columns, embed=embed)
-    environment.filters.update(inline=inline, paragraphs=paragraphs)
+    environment.filters.update(inline=inline, paragraphs=paragraphs, breakable=breakable)
     template = environment.get_template("page.html")
     css = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     return template.render(title=title, subtitle=subtitle, sections=sections, css=css)
 
 
 def inline(text: str) -> Any:
-    """The small markup of a line as HTML; everything else is escaped."""
+    """The small markup of a line as HTML; everything else is escaped. A name of parts may be broken behind a slash."""
     import markupsafe
 
     parts = re.split(r"(`[^`]+`)", text)
@@ -120,9 +120,17 @@ def inline(text: str) -> Any:
             out.append(f"<code>{escape(part[1:-1])}</code>")
             continue
         part = escape(part)
+        part = re.sub(r"(?<=\w)/(?=\w)", "/<wbr>", part)
         part = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", part)
         out.append(re.sub(r"\[([^\]]+)\]\((#[\w-]+)\)", r'<a href="\2">\1</a>', part))
     return markupsafe.Markup("".join(out))
+
+
+def breakable(text: str) -> Any:
+    """Literal text as HTML that may be broken behind a slash, as `inline` has it."""
+    import markupsafe
+
+    return markupsafe.Markup(re.sub(r"(?<=\w)/(?=\w)", "/<wbr>", escape(text)))
 
 
 def paragraphs(text: str) -> list[Any]:

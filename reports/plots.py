@@ -38,7 +38,7 @@ def band_text(cells: list[Row]) -> str:
         return f"{BAND}. With fewer than {stats.MIN_SEEDS} finished seeds there is no interval."
     none = f" (of fewer than {stats.MIN_SEEDS}: none)" if len(shaded) < len(cells) else ""
     weak = f" With {min(shaded)} seeds the interval is unreliable." if min(shaded) < stats.RELIABLE_SEEDS else ""
-    return f"{BAND}, the shade its 95 % t interval{none}.{weak}"
+    return f"{BAND}, the shade its 95 % t interval{none}, cut off where the axes end.{weak}"
 
 
 def scored_runs(collection: Collection, rows: list[Row]) -> set[Path]:
@@ -134,7 +134,7 @@ def overview(collection: Collection, scored: set[Path], cells: list[Row], look: 
 
 
 def aggregates(summary: Row, look: dict[str, Look]) -> Figure:
-    names = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap (less is better)"}
+    names = {"mean": "mean", "iqm": "IQM", "median": "median", "optimality_gap": "optimality gap (less is better)"}
     labels = summary["aggregates"]["labels"]
     have = [label for label in look if "final" in labels.get(label, {})]
     panels = [
@@ -159,7 +159,7 @@ def _named(summary: Row, label: str, between: str = " ") -> str:
 
 
 def profiles(collection: Collection, rows: list[Row], summary: Row, look: dict[str, Look]) -> Figure:
-    """Performance profiles; beside them, over several tasks, the IQM during training."""
+    """Performance profiles; beside them, over several tasks, the mean during training."""
     tau = np.linspace(0, 1, 101)
     drawn = []
     for label in look:
@@ -179,7 +179,7 @@ def profiles(collection: Collection, rows: list[Row], summary: Row, look: dict[s
     if len(summary["aggregates"]["envs"]) > 1:
         panels.append(_efficiency(collection, rows, summary, look))
         how += (
-            " Right: the IQM over tasks and seeds during training, tasks aligned by the share of their frames. "
+            " Right: the mean normalised score over tasks during training, tasks aligned by the share of their frames. "
             "Its shade: a 95 % interval."
         )
     names = {line.label: _named(summary, line.label) for line in drawn}
@@ -201,9 +201,9 @@ def _efficiency(collection: Collection, rows: list[Row], summary: Row, look: dic
             if runs:
                 curves.append(runs[0].score.normalise(np.array([_within(run, budgets[env], share) for run in runs])))
         if curves:
-            value, low, high = stats.iqm_curve(curves)
+            value, low, high = stats.mean_over_tasks(curves)
             drawn.append(Series(label, (share, value), None if low is None else (share, low, high)))
-    return Panel("sample efficiency", "share of frames", "IQM", drawn, xticks=lambda value: f"{100 * value:.0f} %")
+    return Panel("sample efficiency", "share of frames", "normalised score", drawn, xticks=lambda value: f"{100 * value:.0f} %")
 
 
 def _within(run: Run, budget: int, share: np.ndarray) -> np.ndarray:

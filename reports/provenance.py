@@ -84,7 +84,7 @@ def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> S
     )
     blocks: list[Any] = [Text(files)]
     blocks += [_rules(summary), _differences(collection, look), _outside(collection, look), _tasks_outside(collection)]
-    blocks += [_settings(collection), _tuning(collection, look)]
+    blocks += [_settings(collection), _algorithms(collection, look), _tuning(collection, look)]
     blocks += [_versions(collection), _commands(collection, look)]
     return Section("provenance", "Provenance", [block for block in blocks if block])
 
@@ -96,17 +96,14 @@ def _rules(summary: Row) -> Table:
         seeds, source = ", ".join(map(str, found["seeds"])), str(found["source"] or "")
         names = [found["env"], found["rule"], large(found["every"]), str(found["action_repeat"])]
         score = f"{found['score']}, {reach}{', less is better' if found['direction'] == 'min' else ''}"
-        rows.append([*names, score, source, seeds])
-    columns = [
-        "environment",
-        "evaluation rule",
-        "every (frames)",
-        "action repeat",
-        "score and range",
-        "source of the range",
-        "seeds",
-    ]
-    return Table(columns, rows, "How runs were evaluated")
+        rows.append([*names, score, seeds, source])
+    columns = ["environment", "evaluation rule", "every (frames)", "action repeat", "score and range", "seeds"]
+    columns.append("source of the range")
+    note = (
+        "Action own: what a method's authors play in evaluation, its mean action or one draw, with no noise added for "
+        "exploration; sample: a draw as in training, for all alike. Candidates: the best of so many by the method's own value."
+    )
+    return Table(columns, rows, "How runs were evaluated", note)
 
 
 def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
@@ -132,6 +129,26 @@ def _differences(collection: Collection, look: dict[str, Look]) -> Table | Text:
         "Settings of the algorithms that differ from their defaults",
         note,
     )
+
+
+def _algorithms(collection: Collection, look: dict[str, Look]) -> Details | None:
+    """Every setting of every algorithm of the benchmark's own, a column for each; several values where tasks have their own."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for run in collection.runs:
+        settings = run.config.get("algo") or {}
+        if ":" in str(settings.get("agent")):
+            continue
+        own = found.setdefault(run.label, defaultdict(list))
+        for key, value in settings.items():
+            if key not in ("agent", "tuned") and _value(value) not in own[key]:
+                own[key].append(_value(value))
+    labels = [label for label in look if label in found]
+    if not labels:
+        return None
+    keys = dict.fromkeys(key for label in labels for key in found[label])
+    rows = [[key, *(", ".join(found[label].get(key, [NOTHING])) for label in labels)] for key in keys]
+    table = Table(["setting", *labels], rows, "Settings of the algorithms", "–: the algorithm has no such setting.")
+    return Details("Every setting of every algorithm", [table])
 
 
 def _outside(collection: Collection, look: dict[str, Look]) -> Table | None:

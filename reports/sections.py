@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from reports import action_plots, plots, stats
+from reports import action_plots, coverage, plots, stats
 from reports.behaviour import ON_BOUND
 from reports.figures import Look, label_cell
 from reports.html import Cell, Details, Section, Table, Text, grouped
@@ -35,7 +35,7 @@ def curves(collection: Collection, rows: list[Row], summary: Row, look: dict[str
     if beside:
         note = (
             "Straight lines between a source's evaluations. Sources differ in networks, batch size and updates per frame, "
-            "our own grids from a run in action repeat: a band, not a bar."
+            "our own grids from a run in action repeat, so that they are a band to be in and no bar to be above."
         )
         blocks.append(
             Table(
@@ -63,8 +63,9 @@ def aggregates(collection: Collection, rows: list[Row], summary: Row, look: dict
     if left:
         blocks.append(Text(f"Left out of the aggregates: {'; '.join(left)}.", "notice"))
     blocks += [Text(text, "notice") for text in cautions(collection, rows)]
-    if envs:
+    if len(envs) > 1:
         blocks += [plots.aggregates(summary, look), _aggregate_table(summary, look)]
+    if envs:
         blocks.append(plots.profiles(collection, rows, summary, look))
     blocks += [_score_table(summary, look), *_other_table(summary, look), _threshold_table(summary, look)]
     scopes = [None] if len(envs) > 1 else []
@@ -86,32 +87,34 @@ def _aggregate_table(summary: Row, look: dict[str, Look]) -> Table:
         if "final" not in values:
             continue
         final = [estimate(values["final"][name]) for name in stats.AGGREGATES]
-        others = [estimate(values[name]["iqm"]) for name in ("best", "auc")]
+        others = [estimate(values[name]["mean"]) for name in ("best", "auc")]
         rows.append(
             [
                 label_cell(label, look),
                 *final,
                 *others,
                 f"{values['tasks']} of {total}",
-                str(values["final"]["iqm"]["n"]),
+                str(values["final"]["mean"]["n"]),
             ]
         )
     columns = [
         "algorithm",
+        "final: mean",
         "final: IQM",
         "final: median",
-        "final: mean",
         "final: optimality gap",
-        "best: IQM",
-        "AUC: IQM",
+        "best: mean",
+        "AUC: mean",
         "tasks",
         "n",
     ]
     note = (
         "IQM: the mean of all runs without the lowest and the highest quarter of them (of fewer than four runs, of all), every "
-        "task weighing the same; median: of the tasks' means. "
-        f"n: the fewest seeds of a task. Fewer than {stats.MIN_SEEDS}: no interval; fewer than {stats.RELIABLE_SEEDS}: "
-        "the interval is unreliable and marked ?."
+        "task weighing the same; median: of the tasks' means. Over few tasks both leave out nearly whole ones, others for each "
+        "algorithm, so that algorithms are ranked by the mean. "
+        f"n: the fewest seeds of a task. Fewer than {stats.MIN_SEEDS}: no interval; fewer than {stats.RELIABLE_SEEDS} "
+        f"(IQM and median of several tasks: {stats.RELIABLE_BOOTSTRAP}): the interval "
+        "is unreliable and marked ?."
     )
     return Table(columns, rows, "Aggregates of normalised scores", note)
 
@@ -128,14 +131,16 @@ def _score_table(summary: Row, look: dict[str, Look]) -> Table:
                 seeds,
                 large(cell["budget"]),
                 *values,
+                ", ".join(map(number, cell["finals"])),
                 cell["rule"] or "missing",
             ]
         )
-    columns = ["environment", "algorithm", "n", "frames", "final", "best", "AUC", "untrained", "evaluation rule"]
+    columns = ["environment", "algorithm", "n", "frames", "final", "best", "AUC", "untrained", "seeds", "evaluation rule"]
     note = (
         "Means over finished seeds with 95 % t intervals, in the environment's own units. Runs of one environment are "
         "compared at the budget "
-        "of its shortest finished run."
+        "of its shortest finished run. A t interval knows no bounds, and of a few seeds that lie far apart reaches beyond the "
+        "scores that can be had. Seeds: the final score of each, in their order."
     )
     return Table(columns, grouped(rows), "Scores by task", note)
 
@@ -196,21 +201,22 @@ def _pair_tables(summary: Row) -> list[Any]:
 
 
 def _pair_table(pairs: list[Row], caption: str) -> Table:
-    rows = []
+    rows, tested = [], [pair for pair in pairs if pair.get("p") is not None]
     for pair in pairs:
         names = [pair["env"] or "all tasks", f"{pair['x']} against {pair['y']}"]
         if not pair["comparable"]:
-            rows.append([*names, NOTHING, NOTHING, "not comparable", NOTHING])
+            rows.append([*names, NOTHING, NOTHING, NOTHING, "not comparable", NOTHING])
             continue
-        values = [estimate(pair["difference"]), estimate(pair["improvement"])]
+        values = [estimate(pair["difference"]), number(pair["p_holm"], 2), estimate(pair["improvement"])]
         rows.append([*names, *values, _verdict(pair), _power(pair)])
-    columns = ["environment", "pair", "difference of means", "P(improvement)", "better", "seeds to separate"]
+    columns = ["environment", "pair", "difference of means", "p (Holm)", "P(improvement)", "better", "seeds to separate"]
     note = (
-        "Positive differences favour the first. “Better” needs both 95 % intervals to agree; pairs are not corrected "
-        "for their number. "
+        "Positive differences favour the first. “Better” needs both 95 % intervals to agree; they are not corrected for the "
+        f"number of pairs. p (Holm), which is: of Welch's t test of the difference, among {len(tested)} pairs, as if scores "
+        "were normal; it decides nothing here. "
         "Seeds to separate: per algorithm and task, for each interval to leave out “no difference” with 80 % power if "
-        "today's means and spreads are the true ones; never fewer than one more than an open pair has, and than 4 on one task. "
-        "More than 1000: or no number does."
+        f"today's means and spreads are the true ones; at least {stats.SEPARABLE_SEEDS} on one task, and more than an open "
+        "pair has. More than 1000: or no number does."
     )
     return Table(columns, grouped(rows), caption, note)
 
@@ -239,13 +245,14 @@ def _method() -> Details:
         f"Fewer than {stats.MIN_SEEDS} seeds: no interval. Fewer than {stats.RELIABLE_SEEDS}: the interval is shown, "
         "and marked as unreliable.\n\n"
         "How often such intervals contain the truth, in 10 000 simulated studies with normal scores (the goal is 95 %). Where "
-        "tasks differ in level too, those of the IQM can be too narrow: four tasks with the means and spreads of SAC after "
-        "100 000 frames gave 85 % with 3 seeds, and 94 % with 5."
+        "tasks differ in level too, those of the IQM are too narrow: over four tasks with the means and spreads that five "
+        "algorithms had after 100 000 frames they contained it in 75 to 89 % with 3 seeds, 84 to 95 % with 5 and 91 to 96 % "
+        "with 10, those of the mean over tasks in 93 to 96 %."
     )
-    rows = [
-        [str(tasks), str(n), "as others" if ratio == 1 else f"{ratio} times", *(f"{100 * row[m]:.1f} %" for m in stats.METHODS)]
-        for (tasks, n, ratio), row in stats.COVERAGE.items()
-    ]
+    rows = []
+    for (tasks, n, ratio), row in coverage.COVERAGE.items():
+        spread = "as others" if ratio == 1 else f"{ratio} times"
+        rows.append([str(tasks), str(n), spread, *(f"{100 * row[method]:.1f} %" for method in coverage.METHODS)])
     columns = ["tasks", "seeds", "one task spreads", "IQM, plain bootstrap", "IQM, as here", "mean over tasks, as here"]
     columns += ["mean of a cell, as here", "P(improvement), as here"]
     return Details("How these intervals are made, and how far they can be trusted", [Text(text), Table(columns, rows)])

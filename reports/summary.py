@@ -203,8 +203,11 @@ def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = 
     ]
     chosen, left_out = _aggregated_envs(collection, rows, allow_partial)
     pairs = [pair for env in envs for pair in _pairs([env], rows, labels, env in collection.mixed)]
+    _correct(pairs)
     if len(chosen) > 1:
-        pairs = _pairs(chosen, rows, labels, False) + pairs
+        together = _pairs(chosen, rows, labels, False)
+        _correct(together)
+        pairs = together + pairs
     return {
         "schema": 1,
         "clock": "processor" if collection.shares else "wall",
@@ -265,6 +268,7 @@ def _cell(rows: list[Row]) -> Row:
         values = _values(scored, name)
         every = 0 < len(values) == len(scored)  # a mean over some of the seeds would stand beside means over all
         cell[name] = estimate(stats.mean_estimate(values)) if every else None
+    cell["finals"] = _values(scored, "final").tolist()
     others = [key for key in rows[0] if key.startswith("final: ") and 0 < len(_values(scored, key)) == len(scored)]
     cell["others"] = {key.removeprefix("final: "): estimate(stats.mean_estimate(_values(scored, key))) for key in others}
     for threshold in THRESHOLDS:
@@ -354,12 +358,22 @@ def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> 
             pair |= {
                 "difference": estimate(gap),
                 "improvement": estimate(wins),
+                "p": stats.difference_p(a, b),
                 "n": gap.n,
                 "better": better(gap, wins, x, y),
             }
             pair |= {"seeds_needed": needed, "seeds_more": None if needed is None else max(0, needed - gap.n)}
         pairs.append(pair)
     return pairs
+
+
+def _correct(pairs: list[Row]) -> None:
+    """Adds `p_holm`: the pairs of one task each are one family of tests, those over all tasks another."""
+    tested = [pair for pair in pairs if pair.get("p") is not None]
+    for pair in pairs:
+        pair["p_holm"] = None
+    for pair, corrected in zip(tested, stats.holm([pair["p"] for pair in tested]), strict=True):
+        pair["p_holm"] = corrected
 
 
 def _seeds_needed(x: stats.Scores, y: stats.Scores, n: int, *, separated: bool) -> int | None:

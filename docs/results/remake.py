@@ -27,6 +27,7 @@ from reports.words import NOTHING, estimate, listing, number
 HERE = Path(__file__).parent
 PRESETS = ("dmc100k", "qsm100k")
 FRAMES = 100_000
+RETURNS = 1000  # the most that an episode of a DeepMind Control task can return
 # frames at which sources with an update for each frame have made our 47,500: both begin after 5,000 decisions, pytorch_sac with
 # an update a decision at action repeat 1, SimBa with two at action repeat 2
 EQUAL = {"pytorch_sac": 52_500, "simba_sac": 57_500}
@@ -79,8 +80,8 @@ def tables() -> str:
     """tables.md, from the summaries of the reports that are there, the archives and the published curves."""
     main, variants = (summary_of(preset) for preset in PRESETS)
     told = (
-        "Means over seeds of the last evaluation, at 100,000 frames, with 95 % intervals (t; for the IQM a stratified "
-        "bootstrap; `?`: unreliable, from few seeds). Made by `remake.py` from the archives beside this page."
+        "Means over seeds of the last evaluation, at 100,000 frames, with 95 % t intervals (`?`: unreliable, from few seeds; "
+        "they may reach beyond 0 and 1000, between which returns lie). Made by `remake.py` from the archives beside this page."
     )
     theirs = "Theirs: mean ± standard deviation of 8 seeds, action repeat 1, learning rate 1e-3, batches of 100."
     bound = (
@@ -90,14 +91,15 @@ def tables() -> str:
     parts = {}
     if main:
         whole = len(main["aggregates"]["envs"]) == len(main["envs"])
-        iqm = "IQM, normalised" + ("" if whole else f", of {listing(main['aggregates']['envs'])}")
+        over = "mean, normalised" + ("" if whole else f", of {listing(main['aggregates']['envs'])}")
         parts |= {
             "The algorithms": Table(
-                ["algorithm", "seeds", *main["envs"], iqm], headline(main), note="Seeds: the fewest of a task that was run."
+                ["algorithm", "seeds", *main["envs"], over], headline(main), note="Seeds: the fewest of a task that was run."
             ),
             "SAC beside what others have published": Table(
                 ["task", "here", *references.PUBLISHED.values(), "range", "mean here", "interval here"], sac(main),
-                note="The range is that of the sources' means at the same frames.",
+                note="The range is that of the sources' means at the same frames; n: their seeds. Too wide: an interval longer "
+                "than half of the range of returns, which would meet most things.",
             ),
             "SAC after as many updates": Table(
                 ["task", "here", *(references.PUBLISHED[source] for source in EQUAL), "mean here"], equal_updates(main),
@@ -125,21 +127,24 @@ def headline(summary: Row) -> Rows:
     for label in summary["labels"]:
         cells = [cell_of(summary, env, label) for env in summary["envs"]]
         seeds = str(min((cell["n"] for cell in cells if cell["n"]), default=0))
-        rows.append([label, seeds, *(estimate(cell["final"]) for cell in cells), estimate(iqm_of(summary, label))])
+        rows.append([label, seeds, *(estimate(cell["final"]) for cell in cells), estimate(over_tasks(summary, label))])
     return rows
 
 
 def sac(summary: Row) -> Rows:
     rows = []
     for env in summary["envs"]:
-        means = {found.source: found.mean[list(found.step).index(FRAMES)] for found in references.published(env, FRAMES)}
+        found = references.published(env, FRAMES)
+        means = {one.source: one.mean[list(one.step).index(FRAMES)] for one in found}
+        seeds = {one.source: len(one.seeds) for one in found}
         low, high = min(means.values()), max(means.values())
         final = cell_of(summary, env, "sac")["final"]
         if not final:
             continue
         apart = final["low"] is not None and (final["low"] > high or final["high"] < low)
-        meets = NOTHING if final["low"] is None else "apart from it" if apart else "meets it"
-        each = [number(means.get(source)) for source in references.PUBLISHED]
+        wide = final["low"] is not None and final["high"] - final["low"] > RETURNS / 2
+        meets = NOTHING if final["low"] is None else "apart from it" if apart else "too wide" if wide else "meets it"
+        each = [Cell(number(means.get(source)), f"n = {seeds.get(source, 0)}") for source in references.PUBLISHED]
         verdict, told = place(final["value"], (low, high)), f"{number(low)} to {number(high)}"
         rows.append([env, estimate(final), *each, told, verdict, meets])
     return rows
@@ -183,8 +188,8 @@ def saturation(summary: Row) -> Rows:
     return rows
 
 
-def iqm_of(summary: Row, label: str) -> Row | None:
-    return summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("iqm")
+def over_tasks(summary: Row, label: str) -> Row | None:
+    return summary["aggregates"]["labels"].get(label, {}).get("final", {}).get("mean")
 
 
 def cell_of(summary: Row, env: str, label: str) -> Row:

@@ -285,7 +285,8 @@ def test_a_short_cell_leaves_undecided_only_what_it_takes_part_in(
     a, c = (next(line.split(" | ") for line in text.splitlines() if line.startswith(f"| {label} |"))[2:5] for label in "ac")
     assert a == ["**802** [799, 804]? n = 4", "802 [799, 804]? n = 4", "b"]
     assert c == ["202 [199, 204]? n = 4", "200 n = 2", "not decidable"]
-    assert "the shade its 95 % t interval (of fewer than 3: none). With 4 seeds the interval is unreliable." in text
+    shade = "the shade its 95 % t interval (of fewer than 3: none), cut off where the axes end."
+    assert f"{shade} With 4 seeds the interval is unreliable." in text
     assert "Intervals rest on as few as 4 seeds" in text
     assert "Who leads on which task" not in text
     monkeypatch.setattr(answer, "WIDE", 1)  # with more environments than that a table says who wins where

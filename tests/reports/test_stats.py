@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as oracle
 
-from reports import stats
+from reports import coverage, stats
 
 RNG = np.random.default_rng(7)
 
@@ -31,8 +31,6 @@ def test_iqm_weighs_tasks_alike_whatever_their_seeds() -> None:
     lost = [stats.aggregate(tasks)["iqm"] for tasks in ([easy, hard[some]], [easy[some], hard])]
     for found in lost:  # between the tasks, which weigh half each: not at the one with more seeds
         assert found.value == pytest.approx(0.5, abs=0.02)
-    curve = [np.tile(task[:, None], 2) for task in (easy, hard[some])]
-    np.testing.assert_allclose(stats.iqm_curve(curve)[0], lost[0].value)
 
 
 def test_aggregates_by_hand() -> None:
@@ -165,18 +163,35 @@ def test_of_one_task_means_have_students_interval(n: int) -> None:
         low = max(low, 0) if name == "optimality_gap" else low  # a shortfall is never below 0
         assert (found[name].value, found[name].low, found[name].high) == pytest.approx((values.mean(), low, high))
     assert (found["iqm"].low == found["mean"].low) == (n == 3)
-    alone = stats.aggregate([x], resamples=1000)["iqm"]
-    points = [column[0] for column in stats.iqm_curve([x[:, None]])]
-    assert points == pytest.approx([alone.value, alone.low, alone.high])
 
 
-def test_iqm_curve_matches_the_aggregate_at_each_point() -> None:
-    curves = [RNG.normal(size=(5, 3)) + k for k in range(2)]
-    value, low, high = stats.iqm_curve(curves, resamples=5000)
+def test_a_curve_over_tasks_has_the_aggregate_at_each_point() -> None:
+    curves = [RNG.normal(size=(n, 3)) * n for n in (5, 3)]
+    value, low, high = stats.mean_over_tasks(curves)
     for point in range(3):
-        alone = stats.aggregate([task[:, point] for task in curves])["iqm"]
-        assert value[point] == pytest.approx(alone.value)
-        assert (low[point], high[point]) == pytest.approx((alone.low, alone.high), abs=0.12)
+        alone = stats.aggregate([task[:, point] for task in curves])["mean"]
+        assert (value[point], low[point], high[point]) == pytest.approx((alone.value, alone.low, alone.high))
+
+
+def test_a_difference_of_one_task_has_welchs_p_value() -> None:
+    x, y = RNG.normal(size=5), 3 * RNG.normal(size=4) + 1
+    assert stats.difference_p([x], [y]) == pytest.approx(oracle.ttest_ind(x, y, equal_var=False).pvalue)
+    assert stats.difference_p([x[:2]], [y]) is None, "two seeds do not tell the spread"
+    assert [stats.difference_p([x * 0], [x * 0 + gap]) for gap in (0, 1)] == [1, 0]
+
+
+def test_the_p_value_and_the_interval_of_a_difference_agree() -> None:
+    """Over tasks that spread unlike: the level at which the interval ends at 0 is the p-value."""
+    x = [RNG.normal(size=4) * 10**k + 1 for k in range(3)]
+    y = [RNG.normal(size=5) * 10**k for k in range(3)]
+    found = stats.difference(x, y, level=1 - stats.difference_p(x, y))
+    assert min(abs(found.low), abs(found.high)) == pytest.approx(0, abs=1e-9)
+
+
+def test_holms_correction_by_hand() -> None:
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.9, 0.8]) == [1, 1]
+    assert stats.holm([]) == []
 
 
 def test_nothing_depends_on_the_order_of_seeds() -> None:
@@ -192,7 +207,7 @@ def test_nothing_depends_on_the_order_of_seeds() -> None:
             stats.difference(a, b),
             stats.mean_estimate(a[0]),
         ]
-        bands = [*stats.profile(a, tau), *stats.iqm_curve([curves[list(order)]])]
+        bands = [*stats.profile(a, tau), *stats.mean_over_tasks([curves[list(order)]])]
         return [*((part.value, part.low, part.high) for part in parts), *(band.tolist() for band in bands)]
 
     first = everything((0, 1, 2, 3))
@@ -207,8 +222,11 @@ def test_nothing_depends_on_the_order_of_seeds() -> None:
 )
 def test_few_seeds_say_so(n: int, caution: str) -> None:
     x, y = RNG.normal(size=n), RNG.normal(size=9)
+    weaker = [found for name, found in stats.aggregate([x, y]).items() if name in ("iqm", "median")]
+    assert {found.caution for found in weaker} == {caution or f"unreliable interval from {n} seeds"}
+    means = [found for name, found in stats.aggregate([x, y]).items() if name in ("mean", "optimality_gap")]
     for estimate in (
-        *stats.aggregate([x, y]).values(), stats.mean_estimate(x), stats.difference([x], [y]), stats.improvement([x], [y]),
+        *means, *stats.aggregate([x]).values(), stats.mean_estimate(x), stats.difference([x], [y]), stats.improvement([x], [y]),
     ):  # fmt: skip
         assert estimate.caution == caution
         assert (estimate.low is None) == (n < 3) == (estimate.high is None)
@@ -227,8 +245,8 @@ def test_bad_scores_are_refused() -> None:
 def test_intervals_cover_what_they_promise(tasks: int, seeds: int, ratio: int, least: float) -> None:
     """Standard error 0.007; a plain bootstrap has 0.90 to 0.93, that of n = 5 fails the bound by three of them. Where one task
     spreads more than the others, the degrees of freedom of all seeds together give 0.81 (n = 3) and 0.89 (n = 5)."""
-    simulated = stats.coverage(tasks, seeds, ratio, studies=1000, resamples=400, seed=3)
-    assert min(simulated[name] for name in stats.METHODS if name != "percentile") >= least
-    for name, printed in stats.COVERAGE[tasks, seeds, ratio].items():
+    simulated = coverage.simulate(tasks, seeds, ratio, studies=1000, resamples=400, seed=3)
+    assert min(simulated[name] for name in coverage.METHODS if name != "percentile") >= least
+    for name, printed in coverage.COVERAGE[tasks, seeds, ratio].items():
         assert simulated[name] == pytest.approx(printed, abs=0.03)
-    assert f"{tasks:5d} {seeds:5d}" in stats.coverage_text()
+    assert f"{tasks:5d} {seeds:5d}" in coverage.text()
