@@ -209,12 +209,13 @@ def write_index(folder: Path) -> Path:
 
 def heatmaps(
     panels: Sequence[tuple[str, np.ndarray]], *, columns: int = 4, paint: Any = None, label: str = "", extent: Any = None,
-    top: float | None = None,
+    top: float | None = None, axes_names: tuple[str, str] = ("", ""),
 ) -> Any:  # fmt: skip
     """Matrices [rows, columns] as coloured cells on one scale; the painter for `figures.draw`.
 
     paint(axis, i): draws on top of panel i. extent: (left, right, bottom, top) of the matrices, first row at the bottom; None:
     square cells, first row at the top, no ticks. top: where the scale ends, if not at the largest value.
+    axes_names: of x and y.
     """
     from reports.figures import sheet
 
@@ -228,6 +229,7 @@ def heatmaps(
         axis.locator_params(nbins=4)
         if extent is None:
             axis.set(xticks=[], yticks=[])
+        axis.set(xlabel=axes_names[0], ylabel=axes_names[1] if i % columns == 0 else "")
         axis.grid(visible=False)
         if paint:
             paint(axis, i)

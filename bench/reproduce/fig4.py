@@ -74,7 +74,7 @@ def histograms(results: Results) -> list[Figure]:
     half = end / max(len(shown[0][1][0]) - 1, 1) / 2  # of a column
     return [draw(
         "fig4-actions", "Actions drawn at the first states, at each evaluation", "Histograms of actions through training.",
-        lambda: heatmaps(panels, extent=(-half, end + half, -1, 1), label="share"),
+        lambda: heatmaps(panels, extent=(-half, end + half, -1, 1), label="share", axes_names=("frames", "action")),
         how="Upwards the action, to the right the frames, a column for each evaluation that was recorded, the first untrained; "
         "the first seed of each algorithm.",
     )]  # fmt: skip
