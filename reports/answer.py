@@ -120,7 +120,9 @@ def _verdict(summary: Row, env: str | None) -> str:
             "probability of improvement: the measures disagree, so look at the tasks."
         )
     if open_:
-        parts.append(f"It is **not separated** from {listing([_open_text(pair, leader) for pair in open_])}.")
+        needed = listing([_needed(pair) for pair in open_])
+        names = listing([_other(pair, leader) for pair in open_])
+        parts.append(f"It is **not separated** from {names}: that would take {needed} seeds each.")
     if few:
         seeds = plural(min(pair["n"] for pair in few), "seed")
         others = listing([_other(pair, leader) for pair in few])
@@ -132,12 +134,8 @@ def _other(pair: Row, label: str) -> str:
     return pair["y"] if pair["x"] == label else pair["x"]
 
 
-def _open_text(pair: Row, leader: str) -> str:
-    needed = pair["seeds_needed"]
-    return (
-        f"{_other(pair, leader)} (that would take {'more than 1000' if needed is None else f'about {needed}'} seeds "
-        f"each{', if any number does' if needed is None else ''})"
-    )
+def _needed(pair: Row) -> str:
+    return "more than 1000 (if any number)" if pair["seeds_needed"] is None else f"about {pair['seeds_needed']}"
 
 
 def _counts(summary: Row, envs: list[str]) -> str:

@@ -369,11 +369,10 @@ def _pairs(envs: list[str], rows: list[Row], labels: list[str], mixed: bool) -> 
 
 def _correct(pairs: list[Row]) -> None:
     """Adds `p_holm`: the pairs of one task each are one family of tests, those over all tasks another."""
-    tested = [pair for pair in pairs if pair.get("p") is not None]
-    for pair in pairs:
-        pair["p_holm"] = None
-    for pair, corrected in zip(tested, stats.holm([pair["p"] for pair in tested]), strict=True):
-        pair["p_holm"] = corrected
+    compared = [pair for pair in pairs if pair["comparable"]]
+    corrected = iter(stats.holm([pair["p"] for pair in compared if pair["p"] is not None]))
+    for pair in compared:
+        pair["p_holm"] = None if pair["p"] is None else next(corrected)
 
 
 def _seeds_needed(x: stats.Scores, y: stats.Scores, n: int, *, separated: bool) -> int | None:

@@ -144,6 +144,11 @@ def test_aggregates_and_pairs_can_be_recomputed_from_the_rows(written: Path) -> 
         least = 0 if pair["better"] else pair["n"] + 1
         assert pair["seeds_needed"] == (None if None in needed else max(*needed, least))
         assert pair["better"] or pair["seeds_needed"] is None or pair["seeds_more"] > 0
+        if pair["env"]:
+            assert pair["p"] == pytest.approx(oracle.ttest_ind(x[0], y[0], equal_var=False).pvalue)
+    for over_all in (True, False):  # two families of tests
+        family = [pair for pair in summary["pairs"] if (pair["env"] is None) == over_all and pair["p"] is not None]
+        assert [pair["p_holm"] for pair in family] == pytest.approx(stats.holm([pair["p"] for pair in family]))
 
 
 def test_tables_show_the_summary(written: Path) -> None:
@@ -307,7 +312,8 @@ def test_a_winner_needs_both_intervals(tmp_path: Path, undrawn: None) -> None:
         ("b", "c"): "b",
     }
     assert "**b** has the best mean final score: 536" in text
-    assert "It is better than c. It is **not separated** from a (that would take about" in text
+    assert "It is better than c. It is **not separated** from a: that would take about" in text
+    assert "No result of" not in text
 
 
 def test_three_seeds_on_one_task_are_told_how_many_would_do(tmp_path: Path, undrawn: None) -> None:
@@ -316,7 +322,8 @@ def test_three_seeds_on_one_task_are_told_how_many_would_do(tmp_path: Path, undr
             returns = np.full((3, 1), level + seed)
             synthetic.run(tmp_path / "far", "dmc/walker-walk", label, seed, returns=returns, evaluations=3)
     _, text = write(tmp_path / "far")
-    assert "It is **not separated** from a (that would take about 4 seeds each)" in text
+    assert "It is **not separated** from a: that would take about 4 seeds each." in text
+    assert "No result of 3 seeds on a single task can make one algorithm better" in text
     assert "| 4 (1 more) |" in text
 
 
@@ -712,6 +719,26 @@ def test_algorithms_from_outside_are_shown_with_all_settings_and_their_code(tmp_
     assert "lr 0.0003, batch_size 256, actor_hidden [256, 256]" in text.replace("\\", "")
     assert "0123456789abcdef, fedcba9876543210" in text
     assert "It changed between the sessions or seeds of mine." in text
+
+
+def test_every_setting_of_every_algorithm_is_listed(tmp_path: Path, undrawn: None) -> None:
+    """A column for each, both values where tasks have their own; those from outside have a table of their own."""
+    root = synthetic.experiment(tmp_path / "all", labels=("qsm", "sac", "mine"), envs=ENVS, seeds=1)
+    edit(root, '"agent": "mine"', '"agent": "my_pkg.agents:Mine"')
+    own = synthetic.run_dir(root, ENVS[1], "sac", 0) / "config.yaml"
+    own.write_text(own.read_text().replace('"lr": 0.0003', '"lr": 0.001'))
+    table = write(root)[1].replace("\\", "").partition("**Settings of the algorithms**")[2].partition("\n\n–")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    assert rows[0] == ["setting", "qsm", "sac"]
+    found = {row[0]: row[1:] for row in rows[2:]}
+    assert found["lr"] == ["0.0003", "0.0003, 0.001"]
+    assert found["T"] == ["5", "–"]
+
+
+def test_an_algorithm_looks_the_same_on_every_page() -> None:
+    assert looks(["sac", "mine", "qsm"])["sac"] == looks(["sac"])["sac"] == looks(["qsm", "dql", "pg", "sac", "td3"])["sac"]
+    many = looks(["sac", *"abcdefgh"]).values()
+    assert len({one.color for one in many}) == len({one.marker for one in many}) == 9
 
 
 def change(root: Path, old: str, new: str, within: str = "config.yaml") -> None:
