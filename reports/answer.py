@@ -122,7 +122,7 @@ def _verdict(summary: Row, env: str | None) -> str:
     if open_:
         needed = listing([_needed(pair) for pair in open_])
         names = listing([_other(pair, leader) for pair in open_])
-        parts.append(f"It is **not separated** from {names}: that would take {needed} seeds each.")
+        parts.append(f"It is **not separated** from {names}: that would take about {needed} seeds each.")
     if few:
         seeds = plural(min(pair["n"] for pair in few), "seed")
         others = listing([_other(pair, leader) for pair in few])
@@ -135,7 +135,7 @@ def _other(pair: Row, label: str) -> str:
 
 
 def _needed(pair: Row) -> str:
-    return "more than 1000 (if any number)" if pair["seeds_needed"] is None else f"about {pair['seeds_needed']}"
+    return "more than 1000 (if any number)" if pair["seeds_needed"] is None else str(pair["seeds_needed"])
 
 
 def _counts(summary: Row, envs: list[str]) -> str:
@@ -338,7 +338,8 @@ def _changed(summary: Row, label: str) -> str:
     """The few settings by which a label differs from its algorithm's defaults, '' where they are many or none."""
     found = [cell["changed"] for cell in summary["cells"] if cell["label"] == label and cell["changed"]]
     few = found and all(own == found[0] for own in found) and len(found[0]) <= FEW_SETTINGS
-    return ", ".join(f"{key} {value}" for key, value in found[0].items()) if few else ""
+    told = (f"{key} {f'{value:g}' if isinstance(value, float) else value}" for key, value in (found[0] if few else {}).items())
+    return f"({', '.join(told)})" if few else ""
 
 
 def _score(cell: Row | None, alike: int | None, *, strong: bool = False) -> Cell:

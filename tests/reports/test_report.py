@@ -159,7 +159,7 @@ def test_tables_show_the_summary(written: Path) -> None:
             for name in ("final", "best", "auc"):
                 assert words.number(cell[name]["value"]) in text
                 assert words.interval(cell[name]) in text
-        for label in summary["labels"]:
+        for label in summary["labels"] if len(summary["aggregates"]["envs"]) > 1 else []:
             for estimate in summary["aggregates"]["labels"][label]["final"].values():
                 assert f"{words.number(estimate['value'])}" in text
 
