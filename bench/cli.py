@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ OVERRIDE = re.compile(r"[+~]{0,2}[\w@/.]+=")
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no command
     args, rest = parser().parse_known_args(argv)
     with contextlib.nullcontext() if args.command == "watch" else lasting_output():
         return call(args, rest)
@@ -48,7 +52,8 @@ def call(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
-    """The key=value words among what argparse did not know, and --device as one. Raises UsageError for the others."""
+    """The key=value words among what argparse did not know, and --device as one. Raises UsageError for the others, and
+    for an empty option."""
     from bench.config import UsageError
 
     for word in rest:
@@ -62,6 +67,8 @@ def overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
     if rest and args.command not in ("run", "sweep"):
         raise UsageError(f"{args.command} takes no settings, found {rest[0]!r}")
     device = args.device if args.command in ("run", "sweep") else None
+    if empty := next((name for name in ("name", "algos") if getattr(args, name, None) == ""), None):
+        raise UsageError(f"--{empty} is empty; leave it out, or give it a value")
     return [*rest, f"device={device}"] if device else rest
 
 
@@ -210,8 +217,9 @@ def timing(args: argparse.Namespace) -> int:
 
     asked = {name: getattr(args, name) for name in ("algos", "T", "batch", "width", "device", "mode")}
     settings = {name: value for name, value in asked.items() if value is not None}
-    for path in filter(None, (args.out, args.save_baseline)):
-        check_file(path)
+    check_file(args.out, "machine", "results")
+    if args.save_baseline:
+        check_file(args.save_baseline)
     if args.baseline or args.save_baseline:
         baselines.refuse_unnamed(args.algos)
     if args.out.resolve() in [path.resolve() for path in (args.baseline, args.save_baseline) if path]:
@@ -240,11 +248,13 @@ def timing(args: argparse.Namespace) -> int:
     return 1 if slow and alike else 0
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file that could not be written, before the time for its content is spent."""
+def check_file(path: Path, *keys: str) -> None:
+    """Refuse a file that could not be written, before the time for its content is spent; and one that is there and is not of
+    the kind that would replace it, a JSON object with these keys."""
     import tempfile
 
     from bench.config import UsageError
+    from bench.rundir import read_json
 
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: {'it is' if path.is_dir() else f'{path.parent} is not'} a directory")
@@ -252,15 +262,19 @@ def check_file(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: it is no plain file")
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
+        if keys and path.exists():
+            read_json(path, **dict.fromkeys(keys, object))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+    except UsageError as error:
+        raise UsageError(f"{path} is there and is something else than earlier results; choose another --out") from error
 
 
 def compare(args: argparse.Namespace) -> int:
     from bench.compare import Comparison, run
 
     if args.out is not None:
-        check_file(args.out)
+        check_file(args.out, "base", "head", "results")
 
     return run(
         Comparison(args.base, args.head, args.algos, args.rounds, args.seconds, args.core, args.accept_changed_definitions),

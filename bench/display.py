@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 from bench.config import UsageError, from_plain
-from bench.rundir import Experiment, RunDir, read_json
+from bench.rundir import Experiment, RunDir
 from bench.worker import held
 
 PLAIN_INTERVAL = 15.0  # seconds between plain lines
@@ -66,11 +66,14 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-MACHINE = ("cpu", "device", "threads", "matmul_precision", "python", "git")  # bytes may depend on these, and on packages
+# bytes may depend on these, and on packages
+MACHINE = ("cpu", "device", "threads", "matmul_precision", "python", "git", "source", "env_source")
+SEVERAL = ", then "
 
 
 def remarks(experiment: Experiment) -> list[str]:
-    """A line for each cell that failed, cannot go on with the settings asked for, or ran on another set-up than most."""
+    """A line for each cell that failed, cannot go on with the settings asked for, or ran on another set-up than most; and for
+    each whose own sessions differ, since such a run is not what an undisturbed one would have been."""
     cells = experiment.cells()
     setups = {cell["dir"]: setup(experiment.run_dir(cell)) for cell in cells}
     values = {key: Counter(s[key] for s in setups.values() if key in s) for key in {k for s in setups.values() for k in s}}
@@ -85,22 +88,23 @@ def remarks(experiment: Experiment) -> list[str]:
         if directory.state() == "failed":
             lines.append(f"{cell['dir']}: failed: {directory.failure()['error']}")
         for key, value in setups[cell["dir"]].items():
-            if value != usual[key]:
+            if SEVERAL in value:
+                lines.append(f"{cell['dir']}: {key} changed between its sessions: {value}")
+            elif value != usual[key]:
                 lines.append(f"{cell['dir']}: {key} is {value}; most runs have {usual[key]}")
     return lines
 
 
 def setup(directory: RunDir) -> dict[str, str]:
-    """What a run's sessions ran on; two values joined by " and " where its sessions differ."""
-    stored = read_json(directory.path / "provenance.json") or {"sessions": []}
+    """What a run's sessions ran on; values joined by SEVERAL where its sessions differ."""
     found: dict[str, list[str]] = {}
-    for session in stored["sessions"]:
+    for session in directory.sessions():
         flat = session | session.get("packages", {})
         for key in (*MACHINE, *session.get("packages", {})):
             seen = found.setdefault(key, [])
             if str(flat.get(key)) not in seen:
                 seen.append(str(flat.get(key)))
-    return {key: " and ".join(seen) for key, seen in found.items()}
+    return {key: SEVERAL.join(seen) for key, seen in found.items()}
 
 
 def table(view: GridView, most: int = MOST_ROWS):

@@ -92,6 +92,9 @@ def parse_variants(text: str) -> list[Variant]:
         settings = [parse_override(s) for s in split_top(inside)] if inside else []
         if meta := [s.key for s in settings if s.key in ALGO_META]:
             raise UsageError(f"{part!r}: {meta[0]} is no setting; the algorithm is what stands before the parenthesis")
+        keys = [s.key for s in settings]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise UsageError(f"{part!r} gives {twice} twice")
         variants.append(Variant(label, algo, tuple((s.key, s.value) for s in settings), part))
     labels = [v.label for v in variants]
     twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -156,7 +159,19 @@ def plan(
     refuse_unlike_budgets(configs)
     by_label = {v.label: v for v in variants}
     cells = [Cell(c, cell_command(preset, by_label[c.label], c, overrides)) for c in configs]
+    refuse_one_place(cells)
     return cells, default_name(preset, parsed)
+
+
+def refuse_one_place(cells: list[Cell]) -> None:
+    """Refuse environments whose names give one directory."""
+    first: dict[str, str] = {}
+    for cell in cells:
+        env_id, label, seed = cell.config.env["id"], cell.config.label, cell.config.seed
+        place = cell_dir(env_id, label, seed)
+        other = first.setdefault(place, env_id)
+        if other != env_id:
+            raise UsageError(f"{other} and {env_id} would share the directory {place}; give each its own --name")
 
 
 def refuse_idle(overrides: list[Override], variants: list[Variant], settings: dict[str, dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from algos.agent import Rollout, sample
 from algos.replay import buffer_for
 from bench import cost, devices, provenance
 from bench.clock import Clock, CudaClock
-from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, to_plain
+from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, identity, to_plain
 from bench.contract import BOUND, GlobalDraws
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite, finite
@@ -101,12 +102,17 @@ class Run:
     def _open(self, auto: list[str], precision: str, session: dict[str, Any]) -> None:
         """Write what a new directory needs, or take up the newest checkpoint of an old one."""
         checkpoint = self.path / "checkpoint.pt"
-        parts = ("offsets", "counters", "agent", "generators", "env", "clock")
+        parts = ("identity", "offsets", "counters", "agent", "generators", "env", "clock")
         stored = load_tensors(checkpoint, *parts) if checkpoint.exists() else None  # refused before anything is written
+        if stored is None and len(list(self.path.glob("replay/*.pt"))) > 1:  # one may come before the first checkpoint
+            raise UsageError(f"{self.path} has the replay of several checkpoints and no checkpoint.pt; put it back, "
+                             "or choose another --name")  # fmt: skip
         if stored is not None:
+            self.dir.refuse_other_settings(stored["identity"], identity(self.config))
             check_same_matmul(self.path, self.dir.sessions(), precision)
             self.dir.check_lengths(stored["offsets"])
             self._restore_replay(stored["counters"]["rows"])
+            probed = self._stored_probes()
         self.path.mkdir(parents=True, exist_ok=True)
         self.dir.reopen()
         spec = self.spec.to_dict()
@@ -115,18 +121,28 @@ class Run:
         described = {"jobs": 1, "command": [], "cell_command": ""} | session
         self.dir.add_session(provenance.session(self.config, device, precision, **described))
         if stored is not None:
-            self._restore(stored)
+            self._restore(stored, probed)
+            if self._counted() is None:  # it was lost
+                self._count()
             return
         self.dir.cut_back({})
         shutil.rmtree(self.path / "replay", ignore_errors=True)
         self.obs, _ = self.env.reset()
         if not finite(self.obs):
             raise NonFinite("observation", 0)
-        fresh = self._new_agent(torch.Generator().manual_seed(0))
-        self.dir.write_json("cost.json", cost.count(fresh))
+        self._count()
         self.clock.lap("setup")
         self._evaluate()
         self._log()
+
+    def _count(self) -> None:
+        self.dir.write_json("cost.json", cost.count(self._new_agent(torch.Generator().manual_seed(0))))
+
+    def _counted(self) -> dict[str, Any] | None:
+        """What `_count` has written; None where it is gone or damaged, for it can be counted again."""
+        with contextlib.suppress(UsageError):
+            return read_json(self.path / "cost.json", parameters=int)
+        return None
 
     # -- the loop ------------------------------------------------------------------------------------------------------
     def train(self) -> None:
@@ -331,8 +347,7 @@ class Run:
     def _finish(self) -> None:
         self.losses.check()
         self.checkpoint()
-        counted = read_json(self.path / "cost.json")
-        self.dir.write_json("cost.json", counted | {"peak_memory_mb": self.clock.rss_mb})
+        self.dir.write_json("cost.json", (self._counted() or {}) | {"peak_memory_mb": self.clock.rss_mb})
         self._progress("done")
         done = {"env_step": self.env_step, "update": self.agent.updates, "steps": self.config.steps, "time": time.time()}
         self.dir.mark_done(done)
@@ -352,6 +367,7 @@ class Run:
             self.stored_rows = self.replay.added
         agent = self.agent.state_dict()
         state = {
+            "identity": identity(self.config),
             "agent": agent,
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "counters": {
@@ -373,7 +389,7 @@ class Run:
         save_tensors(self.path / "policy.pt", {"algo": self.config.algo, "spec": self.spec.to_dict(), "agent": policy})
         self.clock.lap("checkpoint")
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any], probed: list[tuple[int, np.ndarray]]) -> None:
         counters, env = state["counters"], state["env"]
         self.dir.cut_back(state["offsets"])
         self.agent.load_state_dict(state["agent"])
@@ -384,7 +400,10 @@ class Run:
         self.episode_return = np.asarray(counters["episode_return"])
         self.last_return = counters["last_return"]
         self.latest = {name: value.to(self.device) for name, value in state["latest"].items()}
-        self._restore_probes()
+        for step, actions in probed:
+            if step < self.env_step or (step == self.env_step and not self.eval_due):  # one that is due is drawn again
+                self.probes.steps.append(step)
+                self.probes.actions.append(actions)
         self.history = [list(actions.numpy()) for actions in env["actions"]]
         self.obs = self.env.resume(env["episodes"], self.history)
         if not np.array_equal(self.obs, env["obs"].numpy()):
@@ -416,15 +435,19 @@ class Run:
             "or choose another --name"
         )
 
-    def _restore_probes(self) -> None:
+    def _stored_probes(self) -> list[tuple[int, np.ndarray]]:
+        """Frames and sampled actions of the evaluations so far."""
         path = self.path / "probes.npz"
         if not path.exists():
-            return
-        with np.load(path) as stored:
-            for step, actions in zip(stored["env_step"].tolist(), stored["actions"], strict=True):
-                if step < self.env_step or (step == self.env_step and not self.eval_due):  # one that is due is drawn again
-                    self.probes.steps.append(step)
-                    self.probes.actions.append(actions)
+            return []
+        try:
+            with np.load(path) as stored:
+                return list(zip(stored["env_step"].tolist(), stored["actions"], strict=True))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UsageError(
+                f"{path} cannot be read ({type(error).__name__}); put it back, or remove it to go on without the actions that "
+                "were sampled so far"
+            ) from error
 
 
 def run(config: RunConfig, path: Path, session: dict[str, Any] | None = None, stopper=None) -> str:

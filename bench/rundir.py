@@ -50,15 +50,20 @@ def dump_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
-    """The file's value, or None if there is no such file. Raises UsageError for a damaged one."""
+def read_json(path: Path, **kinds: type | tuple[type, ...]) -> Any:
+    """The file's value, or None if there is no such file. kinds: keys that it has, each with the type of its value. Raises
+    UsageError for a damaged file, and for one that is of another kind."""
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        for key, kind in kinds.items():
+            if not isinstance(found, dict) or key not in found or not isinstance(found[key], kind):
+                raise ValueError(f"it has no {key!r}, or another one")
     except FileNotFoundError:
         return None
     except ValueError as error:
         said = str(error).splitlines()[0]
         raise UsageError(f"{path} cannot be read ({said}); restore it or remove what it belongs to") from error
+    return found
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -90,14 +95,14 @@ class RunDir:
         progress = self.progress()
         if progress is None:
             return "stopped" if self.config_path.exists() else "missing"
-        fresh = (now or time.time()) - progress["time"] < STALE_AFTER
+        fresh = abs((now or time.time()) - progress["time"]) < STALE_AFTER  # one of the future is another clock's
         return "running" if progress["state"] == "running" and fresh else "stopped"
 
     def progress(self) -> dict[str, Any] | None:
         """The last heartbeat; None also where a crash of the machine left it empty, for it is written without a flush, and
         where a network file system lost it to the next one while it was read."""
         try:
-            return read_json(self.path / "progress.json")
+            return read_json(self.path / "progress.json", time=(int, float), state=str)
         except (UsageError, OSError):
             return None
 
@@ -116,9 +121,15 @@ class RunDir:
         try:
             values = yaml.safe_load(self.config_path.read_text())
             extra = {key: values.pop(key) for key in ("auto", "changed", "spec")}
-        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
             raise UsageError(f"{self.config_path} cannot be read; restore it or remove {self.path}") from error
-        return from_plain(values), {**values, **extra}
+        try:
+            return from_plain(values), {**values, **extra}
+        except (UsageError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UsageError(
+                f"{self.config_path} is of another version of this package, or damaged ({str(error).splitlines()[0]}); "
+                "choose another --name"
+            ) from error
 
     def prepare(self, config: RunConfig) -> tuple[RunConfig, list[str]]:
         """`config` resolved for this directory, and the keys whose value was derived.
@@ -131,20 +142,28 @@ class RunDir:
             return config.resolved(), [key for key in AUTO if getattr(config, key) is None]
         old, values = stored
         new = config.resolved({key: values[key] for key in values["auto"]})
-        mine, theirs = identity(new), identity(old)
-        differ = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
-        if differ:
-            pairs = ", ".join(f"{key}: {theirs.get(key)} there, {mine.get(key)} asked for" for key in differ)
-            raise UsageError(f"{self.path} holds a run with other settings ({pairs}); choose another --name")
+        self.refuse_other_settings(identity(old), identity(new))
         if new.steps < old.steps:
             raise UsageError(f"{self.path} was run for steps={old.steps}; steps={new.steps} is less (it can only be raised)")
-        kept = old.keep_replay and (self.path / "replay").exists()
-        if new.steps > old.steps and (self.path / "DONE").exists() and not kept:
-            raise UsageError(
-                f"{self.path} is finished and its replay was dropped, so it cannot go on to steps={new.steps}; "
-                "choose another --name (a run made with keep_replay=true can be continued)"
-            )
+        if new.steps > old.steps and (self.path / "DONE").exists():
+            if not (old.keep_replay and (self.path / "replay").exists()):
+                raise UsageError(
+                    f"{self.path} is finished and its replay was dropped, so it cannot go on to steps={new.steps}; "
+                    "choose another --name (a run made with keep_replay=true can be continued)"
+                )
+            if not (self.path / "checkpoint.pt").exists():
+                raise UsageError(
+                    f"{self.path} is finished and has no checkpoint.pt, so it cannot go on to steps={new.steps}; put it back, "
+                    "or choose another --name"
+                )
         return new, values["auto"]
+
+    def refuse_other_settings(self, there: dict[str, Any], asked: dict[str, Any]) -> None:
+        """UsageError naming the keys in which two identities differ: that of what lies here, and that of the run asked for."""
+        differ = [key for key in sorted(asked.keys() | there.keys()) if asked.get(key) != there.get(key)]
+        if differ:
+            pairs = ", ".join(f"{key}: {there.get(key)} there, {asked.get(key)} asked for" for key in differ)
+            raise UsageError(f"{self.path} holds a run with other settings ({pairs}); choose another --name")
 
     def write_config(self, config: RunConfig, auto: Iterable[str], changed: dict[str, Any], spec: dict[str, Any]) -> None:
         import yaml
@@ -193,7 +212,7 @@ class RunDir:
 
     def sessions(self) -> list[dict[str, Any]]:
         """What provenance.json says of each session of this run, oldest first."""
-        return (read_json(self.path / "provenance.json") or {"sessions": []})["sessions"]
+        return (read_json(self.path / "provenance.json", sessions=list) or {"sessions": []})["sessions"]
 
     def write_progress(self, record: dict[str, Any]) -> None:
         """The heartbeat: replaced without a flush, since only a live run's heartbeat means anything."""
@@ -267,7 +286,7 @@ class Experiment:
         self.path = Path(root) / name
 
     def read(self) -> dict[str, Any] | None:
-        return read_json(self.path / "experiment.json")
+        return read_json(self.path / "experiment.json", name=str, cells=list)
 
     def cells(self) -> list[dict[str, Any]]:
         return (self.read() or {"cells": []})["cells"]
@@ -300,6 +319,11 @@ class Experiment:
         state = directory.state(now)
         end = (directory.completion() or {}) if state == "done" else {}  # a worker may take it back in between
         return "stopped" if end.get("steps", steps) < steps else state
+
+
+def read_sweep(path: Path) -> dict[str, Any] | None:
+    """The sweep.json of a directory; None if there is none."""
+    return read_json(Path(path) / "sweep.json", name=str, studies=dict)
 
 
 def cell_dir(env_id: str, label: str, seed: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reports import answer, clocks, html, provenance, references, sections, summary, wall_clock
+from reports import ReportError, answer, clocks, html, provenance, references, sections, summary, wall_clock
 from reports.figures import looks
 from reports.load import Collection, read
 from reports.merge import merge
@@ -18,6 +18,7 @@ def write_report(
     run_dirs: list[Path], out: Path, *, allow_mixed: bool, allow_partial: bool, title: str | None
 ) -> Path:
     """See reports.write."""
+    refuse_files_of_others(out)
     collection = merge(read(run_dirs), allow_mixed=allow_mixed)
     clocks.leave_out_other_work(collection)
     rows = summary.per_seed(collection)
@@ -41,6 +42,15 @@ def write_report(
     return write_pages(out, title, parts, subtitle=_subtitle(numbers), rows=rows, numbers=numbers)
 
 
+def refuse_files_of_others(out: Path) -> None:
+    """ReportError where a file that would be written is there, and is not of an earlier report."""
+    if read_json(out / "summary.json", []).get("schema"):
+        return
+    for name in ("report.html", "report.md", "summary.json", "per_seed.csv"):
+        if (out / name).exists():
+            raise ReportError(f"{out / name} is not of an earlier report and would be written over; choose another --out")
+
+
 def write_pages(
     out: Path, title: str, parts: list[html.Section], *, subtitle: str, rows: list[Row], numbers: Row
 ) -> Path:
@@ -60,9 +70,9 @@ def write_pages(
         (folder / f"{figure.name}.svg").write_text(figure.svg, encoding="utf-8", newline="\n")
     text = json.dumps({"title": title, **jsonable(numbers)}, indent=1, allow_nan=False, ensure_ascii=False)
     files = {
+        "summary.json": text + "\n",  # first: by it the others are known as a report's
         "report.html": html.page(title, parts, subtitle=subtitle),
         "report.md": html.markdown(title, parts, subtitle=subtitle),
-        "summary.json": text + "\n",
     }
     if rows:
         files["per_seed.csv"] = summary.to_csv(rows)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from bench.config import RunConfig, UsageError, parse_override
+from bench.config import RunConfig, UsageError
 from bench.engines.common import Options
 from bench.rundir import Experiment
 
@@ -38,6 +39,17 @@ class Carrier:
         return self.module.submit(experiment, indices, options, watch)
 
 
+def slurm_setting(text: str) -> tuple[str, Any]:
+    """`key=value` as Slurm's users write it: JSON where it is that (numbers, true, lists), else the text as it stands."""
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise UsageError(f"--slurm {text!r}: it takes KEY=VALUE, such as partition=gpu")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
 def carrier(args: Any, configs: Iterable[RunConfig], jobs: int | None = None) -> Carrier:
     """What the command line says about the engine; UsageError for what it cannot do, before anything is written.
 
@@ -56,7 +68,7 @@ def carrier(args: Any, configs: Iterable[RunConfig], jobs: int | None = None) ->
         raise UsageError(f"--slurm {args.slurm[0]} is for --engine slurm")
     if args.address and args.engine != "ray":
         raise UsageError(f"--address {args.address} is for --engine ray")
-    module, slurm = importlib.import_module(ENGINES[args.engine]), {s.key: s.value for s in map(parse_override, args.slurm)}
+    module, slurm = importlib.import_module(ENGINES[args.engine]), dict(map(slurm_setting, args.slurm))
     options = Options(jobs, per_device=args.per_device, address=args.address, slurm=slurm, retry_failed=args.retry_failed)
     one_machine = args.engine == "local" or (args.engine == "ray" and not module.cluster_address(options))
     configs = list(configs)

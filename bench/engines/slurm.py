@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from shutil import which
 from typing import Any
 
@@ -43,18 +45,25 @@ def check(options: Options) -> None:
             raise UsageError(f"--slurm {key}: unknown; submitit takes {', '.join(sorted(known))}")
     if which("sbatch") is None:
         raise UsageError("--engine slurm needs sbatch, which is not on the path of this machine; start it on a login node")
+    with tempfile.TemporaryDirectory() as folder:
+        executor(Path(folder), "check", [{"threads": 1, "device": "cpu"}], options)
 
 
 def submit(
     experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], bool | None] = lambda: None
 ) -> dict[int, str]:
     """As bench.engines.local.submit, in a job array; `options.jobs` limits how many of its tasks run at a time."""
-    cells = experiment.cells()
-    submitted = executor(experiment, [cells[index]["config"] for index in indices], options)
+    cells, submitit = experiment.cells(), package()
+    folder = experiment.path.absolute() / "slurm"
+    submitted = executor(folder, experiment.path.name, [cells[index]["config"] for index in indices], options)
     words = [command(experiment, index, 1, options) for index in indices]
     extra = [environment(cells[index]["config"]["threads"]) for index in indices]
     logs = [str(log_path(experiment, cells[index])) for index in indices]
-    running = dict(zip(indices, submitted.map_array(Task(), words, extra, logs), strict=True))
+    try:
+        tasks = submitted.map_array(Task(), words, extra, logs)
+    except submitit.core.utils.FailedJobError as error:  # sbatch has said why
+        raise UsageError(f"Slurm does not take the job array: {' '.join(str(error).split())}") from error
+    running = dict(zip(indices, tasks, strict=True))
     outcome: dict[int, str] = {}
     with stop_requests() as stopping:
         told = 0
@@ -79,15 +88,23 @@ def submit(
     return outcome
 
 
-def executor(experiment: Experiment, configs: list[dict[str, Any]], options: Options, cluster: str = "slurm") -> Any:
-    """submitit's executor; `cluster` is another one of its plug-ins in tests."""
-    submitit = package()
-    folder, requeues = experiment.path.absolute() / "slurm", {f"{cluster}_max_num_timeout": REQUEUES}
-    made = submitit.AutoExecutor(folder, cluster=cluster, **requeues)
+def executor(folder: Path, name: str, configs: list[dict[str, Any]], options: Options, cluster: str = "slurm") -> Any:
+    """submitit's executor; `cluster` is another one of its plug-ins in tests. Raises UsageError for what it does not take."""
+    try:
+        return _executor(folder, name, configs, options, cluster)
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        given = " ".join(f"{key}={value}" for key, value in options.slurm.items())
+        raise UsageError(f"--engine slurm{given and f' with --slurm {given}'}: submitit refuses it ({said})") from error
+
+
+def _executor(folder: Path, name: str, configs: list[dict[str, Any]], options: Options, cluster: str) -> Any:
+    requeues = {f"{cluster}_max_num_timeout": REQUEUES}
+    made = package().AutoExecutor(folder, cluster=cluster, **requeues)
     own = {"timeout_min", "mem_gb"}  # the others are Slurm's alone
     values = {key if key in own else f"slurm_{key}": value for key, value in options.slurm.items()}
     made.update_parameters(
-        name=experiment.path.name, cpus_per_task=max(c["threads"] for c in configs),
+        name=name, cpus_per_task=max(c["threads"] for c in configs),
         gpus_per_node=int(any(c["device"] == "cuda" for c in configs)), stderr_to_stdout=True,
         timeout_min=values.pop("timeout_min", DEFAULTS["timeout_min"]), slurm_signal_delay_s=DEFAULTS["signal_delay_s"],
     )  # fmt: skip

@@ -9,15 +9,28 @@ import sys
 import time
 from typing import Any
 
+from optuna.storages import BaseStorage
+
 from bench.carry import say_report
 from bench.config import UsageError, user_error
 from bench.engines import Carrier
 from bench.engines.common import Options, stop_requests
 from bench.provenance import usable_cores
-from bench.rundir import read_json
+from bench.rundir import read_sweep
 from bench.sweep.finish import confirm, snapshot
 from bench.sweep.plan import Plan, plan
-from bench.sweep.storage import FINISHED, Claim, Opened, claim, open_storage, open_study, outages, public, running_here
+from bench.sweep.storage import (
+    FINISHED,
+    Claim,
+    Opened,
+    claim,
+    open_storage,
+    open_study,
+    outages,
+    public,
+    running_here,
+    study_name,
+)  # fmt: skip
 from bench.sweep.trial import run_trial
 from bench.worker import EXIT, STOP_SIGNALS, die_with_parent, limit_threads, thread_limits
 
@@ -39,7 +52,9 @@ def sweep(args: Any) -> int:
 
 def carry_out(asked: Plan, args: Any) -> int:
     """The sweep, or a worker's part of it; exit codes as of `sweep`."""
-    studies = [open_study(asked, study, storage) for storage in [open_storage(asked)] for study in asked.studies]
+    storage = open_storage(asked)
+    refuse_lost_trials(asked, storage)
+    studies = [open_study(asked, study, storage) for study in asked.studies]
     if args.as_worker:
         return EXIT[work(studies, asked.engine)]
     snapshot(asked, studies)
@@ -81,7 +96,7 @@ def check_directory(asked: Plan) -> None:
     """Refuse a directory that is something else, or whose trials lie in another storage."""
     if (asked.path / "experiment.json").exists():
         raise UsageError(f"{asked.path} holds an experiment of `run`; choose another --name")
-    known = read_json(asked.path / "sweep.json")
+    known = read_sweep(asked.path)
     if known is not None and known["name"] != asked.path.name:
         raise UsageError(
             f"{asked.path} is the sweep {known['name']}, after which its studies are called; "
@@ -96,6 +111,22 @@ def check_directory(asked: Plan) -> None:
             f"the trials of {asked.path} lie in the storage {known['storage']}, not in {public(asked.storage)}; "
             "give the same --storage, or choose another --name"
         )
+
+
+def refuse_lost_trials(asked: Plan, storage: BaseStorage) -> None:
+    """Refuse a storage without any of the trials that sweep.json knows of: another one, or one that was emptied. They would all
+    be run again, and what is known of the search be overwritten. Of a torn journal the last may be gone, and is made again."""
+    for label, record in (read_sweep(asked.path) or {"studies": {}})["studies"].items():
+        try:
+            study = storage.get_study_id_from_name(study_name(asked, label))
+            ended = storage.get_all_trials(study, deepcopy=False, states=FINISHED)
+        except KeyError:
+            ended = []
+        if not ended and (known := record["budget"]["trials"]):
+            raise UsageError(
+                f"the storage {public(asked.storage)} of {asked.path} has no finished trial of {label}, where sweep.json knows "
+                f"of {known}: it is another one, or was emptied; restore it, or choose another --name"
+            )
 
 
 def work(studies: list[Opened], engine: Carrier) -> str:

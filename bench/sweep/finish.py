@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bench.carry import carry, summary, unfinished
 from bench.config import ALGO_META, UsageError, algo_values
 from bench.grid import Cell
-from bench.rundir import Experiment, RunDir, dump_json, read_json, replace_file
+from bench.rundir import Experiment, RunDir, dump_json, read_sweep, replace_file
 from bench.sweep.plan import SUFFIX, Plan
 from bench.sweep.space import Space
 from bench.sweep.storage import Opened, public
@@ -97,7 +97,7 @@ def snapshot(asked: Plan, studies: list[Opened]) -> None:
     process has written meanwhile stays: its other algorithms, and what it says of more trials."""
     own = {opened.asked.label: study_record(asked, opened) for opened in studies}
     with locked(asked.path / "sweep.lock", str(asked.path / "sweep.json"), WRITING):
-        known = read_json(asked.path / "sweep.json") or {
+        known = read_sweep(asked.path) or {
             "name": asked.path.name, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "studies": {},
         }  # fmt: skip
         there = known["studies"]

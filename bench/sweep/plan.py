@@ -36,12 +36,13 @@ from bench.grid import (
     refuse_unbounded,
     refuse_unlike_budgets,
 )
-from bench.rundir import read_json
+from bench.rundir import read_sweep
 from bench.sweep.space import Space, check_pruner, find, load
 
 FIRST_TUNING_SEED = 10_000  # tuning runs count seeds from here, comparisons from 0 unless they are given others
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 SAMPLER_SEED = 0
+MOST_TRIALS = 100_000
 SUFFIX = "_tuned"  # of a winner's label
 OWN = ("env.num_envs", "env.bounded")  # copies and the kind of action are the agent's own
 
@@ -152,7 +153,7 @@ def plan(args: Any) -> Plan:
     configs = [config for study in studies for config in study.base()]
     refuse_unlike_budgets(configs)
     path = args.root / check_name(args.name or default_name(args.preset, studies[0].base()))
-    known = (read_json(path / "sweep.json") or {"studies": {}})["studies"]
+    known = (read_sweep(path) or {"studies": {}})["studies"]
     refuse_winners_labels({*known, *(study.label for study in studies)})
     refuse_incomparable(path, known, studies)
     jobs = args.jobs and args.jobs * len(env_ids) * studies[0].seeds  # runs of the confirmation: as many as of the trials
@@ -209,6 +210,8 @@ def check_numbers(args: Any) -> None:
         raise UsageError(f"--seeds {args.seeds}: a sweep takes a number of tuning seeds (they count from {FIRST_TUNING_SEED})")
     if args.trials is not None and args.trials < 1:
         raise UsageError(f"--trials {args.trials}: it takes a number from 1")
+    if args.trials is not None and args.trials > MOST_TRIALS:
+        raise UsageError(f"--trials {args.trials}: it takes at most {MOST_TRIALS}")
     if not 0 <= args.confirm < FIRST_TUNING_SEED:
         raise UsageError(f"--confirm {args.confirm}: it takes 0 (off) to {FIRST_TUNING_SEED - 1} seeds")
     if args.jobs is not None and args.jobs < 1:

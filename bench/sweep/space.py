@@ -15,6 +15,7 @@ from algos import agent_class, nearest
 from bench.config import UsageError, search_path
 
 PRUNERS = ("median", "hyperband", "none")
+MOST_POINTS = 100_000  # of one parameter
 RANGE = ("low", "high", "log", "step")
 SCALARS = (bool, int, float, str, type(None))  # what Optuna stores as a choice; anything else is stored as its JSON
 
@@ -219,4 +220,6 @@ def of_range(name: str, sets: tuple[str, ...], given: dict[str, Any], values: di
         raise UsageError(f"{where}: step={step}; it takes a positive step, and none with log")
     if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-6:
         raise UsageError(f"{where}: step={step} does not lead from low={low} to high={high}")
+    if step is not None and (high - low) / step > MOST_POINTS:
+        raise UsageError(f"{where}: step={step} makes more than {MOST_POINTS} values; leave it out")
     return Parameter(name, sets, low, high, step, log)

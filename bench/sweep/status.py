@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.config import UsageError
 from bench.display import GridView, rows
-from bench.rundir import STALE_AFTER, Experiment, read_json
+from bench.rundir import STALE_AFTER, Experiment, read_json, read_sweep
 from bench.sweep.plan import SUFFIX
 
 ENDS = {"complete": "complete", "pruned": "pruned", "fail": "failed"}  # of sweep.json
@@ -22,7 +22,7 @@ ENDED = "ended.json"  # how a trial ended, in its directory, for those who look 
 def heartbeat_of(place: Path) -> dict[str, Any] | None:
     """A trial's newest heartbeat; None without one, or where a crash of the machine left it empty: it is not flushed."""
     try:
-        return read_json(place / "heartbeat.json")
+        return read_json(place / "heartbeat.json", time=(int, float), host=str)
     except UsageError:
         return None
 
@@ -49,13 +49,13 @@ class SweepView(GridView):
     def going(self) -> bool:
         """Whether somebody worked on it a moment ago and it is not complete: between two trials nothing runs."""
         files = [heartbeat_of(place) for found in self._begun().values() for place in found]
-        ages = [time.time() - beat["time"] for beat in files if beat]
-        ages += [row["age"] for row in super().rows() if row["age"] is not None]
+        ages = [abs(time.time() - beat["time"]) for beat in files if beat]
+        ages += [abs(row["age"]) for row in super().rows() if row["age"] is not None]
         return not self.complete() and min(ages, default=STALE_AFTER) < STALE_AFTER
 
     def complete(self) -> bool:
         """Whether every trial has ended, every search has found something, and that is confirmed where it was asked for."""
-        wanted, listed = read_json(self.path / "sweep.json")["confirm"], {cell["label"] for cell in self.experiment.cells()}
+        wanted, listed = read_sweep(self.path)["confirm"], {cell["label"] for cell in self.experiment.cells()}
         begun = self._begun()
         for label, count in self._asked().items():
             states = [end["state"] for place in begun[label] if (end := self._end(label, place))]
@@ -64,7 +64,7 @@ class SweepView(GridView):
         return all(row["state"] == "done" for row in super().rows())
 
     def _asked(self) -> dict[str, int]:
-        return {label: study["asked"] for label, study in read_json(self.path / "sweep.json")["studies"].items()}
+        return {label: study["asked"] for label, study in read_sweep(self.path)["studies"].items()}
 
     def _begun(self) -> dict[str, list[Path]]:
         return {label: sorted((self.path / "trials" / label).glob("[0-9]*")) for label in self._asked()}
@@ -73,14 +73,14 @@ class SweepView(GridView):
         """How a trial ended: as its own file says, or, if a process died before it wrote that, the summary of the sweep."""
         if end := read_json(place / ENDED):
             return end
-        known = read_json(self.path / "sweep.json")["studies"][label]["trials"]
+        known = read_sweep(self.path)["studies"][label]["trials"]
         trial = next((t for t in known if t["number"] == int(place.name) and t["state"] in ENDS), None)
         return trial and {"state": ENDS[trial["state"]], "value": trial["value"], "error": trial.get("error", "")}
 
     def _trial(self, label: str, place: Path) -> dict[str, Any]:
         inner = rows(Experiment(place.parent, place.name))
         end, beat = self._end(label, place), heartbeat_of(place)
-        works = beat is not None and time.time() - beat["time"] < STALE_AFTER
+        works = beat is not None and abs(time.time() - beat["time"]) < STALE_AFTER
         ages, rest = ([row[key] for row in inner if row[key] is not None] for key in ("age", "eta"))
         state = end["state"] if end else "running" if works else "stopped"
         return {

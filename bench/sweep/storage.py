@@ -232,7 +232,7 @@ def open_study(plan: Plan, asked: Study, storage: optuna.storages.BaseStorage) -
     base = asked.base()[0].resolved()
     first = max(base.eval_every, base.frames_per_decision)
     sampler = PerTrial(SAMPLERS[asked.sampler], SAMPLER_SEED, start_points(asked))
-    name = f"{plan.path.name}/{asked.label}"
+    name = study_name(plan, asked.label)
     study = optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler,
         pruner=pruner(asked.space.pruner, first, base.steps),
@@ -247,6 +247,10 @@ def open_study(plan: Plan, asked: Study, storage: optuna.storages.BaseStorage) -
     for _ in range(len(study.get_trials(deepcopy=False)), asked.trials):
         study.enqueue_trial({})
     return opened
+
+
+def study_name(plan: Plan, label: str) -> str:
+    return f"{plan.path.name}/{label}"
 
 
 def start_points(asked: Study) -> list[dict[str, Any]]:
@@ -334,14 +338,14 @@ def may_be_lost(path: Path, trial: FrozenTrial) -> bool:
     system passes locks on at once. What the directory does not know of runs where only the database is shared."""
     told = trial.user_attrs.get("heartbeat")
     try:
-        beat = read_json(path / "heartbeat.json")
+        beat = read_json(path / "heartbeat.json", time=(int, float), host=str)
     except UsageError:  # left empty by a crash of the machine
         beat = {"host": socket.gethostname(), "pid": 0}
     if told is not None and (beat is None or owner(beat) != owner(told)):
         return time.time() - told["time"] > LOST_AFTER
     if beat is None and trial.datetime_start is not None:  # lost between its start and its first heartbeat
         return time.time() - trial.datetime_start.timestamp() > LOST_AFTER
-    return beat is not None and (beat["host"] == socket.gethostname() or time.time() - beat["time"] > STALE_AFTER)
+    return beat is not None and (beat["host"] == socket.gethostname() or abs(time.time() - beat["time"]) > STALE_AFTER)
 
 
 def claim(studies: list[Opened]) -> Claim | None:

@@ -73,6 +73,8 @@ class Dict(Unbounded):
 
 for kind in (Unbounded, Discrete, Dict):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=10)
+for name in ("a/Box-v0", "a_Box-v0"):
+    gymnasium.register(name, entry_point="gymnasium.envs.classic_control.pendulum:PendulumEnv", max_episode_steps=10)
 """
 
 BAD = {
@@ -103,6 +105,9 @@ BAD = {
     "no time for a batch": (["--algos", "sac", "--envs", "dmc/cartpole-swingup", "steps=2000"], "set steps above 2048"),
     "no parse": (["steps=[1"], "cannot parse"),
     "sweep": (["steps=1,2"], "gives several values"),
+    "variant setting twice": (["--algos", "sac(tau=0.1,tau=0.2)"], "gives tau twice"),
+    "one directory": (["--envs", "gym/bad_plugin:a/Box-v0,gym/bad_plugin:a_Box-v0"], "would share the directory gym_bad"),
+    "empty name": (["--name", ""], "--name is empty"),
     "added key": (["+foo=1"], "cannot be added"),
     "type": (["steps=many"], "steps='many' has the wrong type"),
     "float for int": (["steps=3e3"], "steps=3000.0 has the wrong type"),
@@ -148,6 +153,7 @@ BAD = {
     "engine": (["--engine", "cloud"], "unknown engine"),
     "slurm without Slurm": (["--engine", "slurm"], "sbatch"),
     "slurm key": (["--engine", "slurm", "--slurm", "time_out=3"], "--slurm time_out: unknown"),
+    "slurm without a value": (["--engine", "slurm", "--slurm", "partition"], "it takes KEY=VALUE"),
     "slurm for local": (["--slurm", "partition=gpu"], "for --engine slurm"),
     "address for local": (["--address", "head:6379"], "for --engine ray"),
     "no ray cluster": (["--engine", "ray", "--address", "127.0.0.1:9"], "no Ray cluster answers there"),
@@ -291,6 +297,37 @@ def test_an_empty_file_is_named_in_one_line(command, here, tmp_path, name):
     else:
         assert "Traceback" not in done.err
         assert says in done.err + done.out
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("experiment.json", '{"cells": null}'), ("experiment.json", "3"), ("provenance.json", "{}"), ("config.yaml", "[1]"),
+    ("config.yaml", None),
+])  # fmt: skip
+def test_a_file_of_another_kind_is_named_in_one_line(command, here, tmp_path, name, content):
+    """None: a setting that this version does not have, which nobody has typed."""
+    grid = ("--algos", "sac(actor_hidden=[8],critic_hidden=[8],batch_size=16)", *GRID[4:], "--no-report", "--name", "g")
+    assert command("run", *grid, "steps=40", "warmup=20", "eval_every=40", "eval.episodes=1").code == 0
+    at = tmp_path / "runs" / "g" / name
+    at = at if at.exists() else tmp_path / "runs" / "g" / "toy_interior" / "sac" / "seed_0" / name
+    at.write_text(at.read_text().replace("episodes:", "n_episodes:") if content is None else content)
+    done = command("status", "g")
+    assert "Traceback" not in done.err
+    assert f"{name} " in done.err + done.out
+    assert ("is of another version" if content is None else "cannot be read") in done.err + done.out
+
+
+@pytest.mark.parametrize("command_line", [
+    ("timing", "--algos", "sac", "--out", "notes.json"), ("report", "runs/g", "--out", "."),
+])  # fmt: skip
+def test_a_file_of_the_user_s_is_not_written_over(command, here, tmp_path, command_line):
+    grid = ("--algos", "sac(actor_hidden=[8],critic_hidden=[8],batch_size=16)", *GRID[4:], "--no-report", "--name", "g")
+    assert command("run", *grid, "steps=40", "warmup=20", "eval_every=40", "eval.episodes=1").code == 0
+    for name in ("notes.json", "report.md"):
+        (tmp_path / name).write_text('{"mine": 1}')
+    done = command(*command_line)
+    assert (done.code, done.err.count("\n"), "choose another --out" in done.err) == (2, 1, True), done
+    assert {(tmp_path / name).read_text() for name in ("notes.json", "report.md")} == {'{"mine": 1}'}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.json", "report.md", "runs"]
 
 
 def fail(*_, **__):

@@ -259,9 +259,9 @@ def test_status_says_what_is_wrong_with_each_run(small, train, command, tmp_path
     assert "failed: RuntimeError: no luck" in said["failed"]
     assert "eval.episodes: 2 there, 3 asked for" in said["other"]
     assert "its replay was dropped" in said["longer"]
-    assert "cpu is " in said["elsewhere"]
-    assert "and abacus; most runs have" in said["elsewhere"]
-    assert "torch is 1.0 and 2." in said["elsewhere"]
+    assert "cpu changed between its sessions: " in said["elsewhere"]
+    assert ", then abacus" in said["elsewhere"]
+    assert "torch changed between its sessions: 1.0, then 2." in said["elsewhere"]
     assert not any(said[kind] for kind in ("done", "running", "silent", "missing", "heartless"))
     (path / "experiment.json").write_text(json.dumps(experiment.read() | {"cells": cells[:1]}))
     assert command("status", "--name", "grid").code == 0

@@ -447,6 +447,50 @@ def test_a_checkpoint_that_cannot_be_trusted_is_refused_by_name(small, train, tm
     assert {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()} == before
 
 
+def bytes_of(directory: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("lost", ["config.yaml", "checkpoint.pt of a stopped run", "checkpoint.pt of a finished run"])
+def test_what_was_lost_makes_no_other_run_of_it(small, train, tmp_path, lost):
+    """A checkpoint belongs to its settings, wherever these are kept; without it a run does not begin again over its records."""
+    config = small("sac", "keep_replay=true")
+    train(config, tmp_path)
+    if "stopped" in lost:
+        (tmp_path / "DONE").unlink()
+    (tmp_path / lost.split()[0]).unlink()
+    before, asked = bytes_of(tmp_path), dataclasses.replace(config, steps=config.steps + 40)
+    if lost == "config.yaml":
+        asked, says = small("sac(tau=0.5)"), r"other settings \(algo.tau: 0.005 there, 0.5 asked for\)"
+    else:
+        says = "has the replay of several checkpoints" if "stopped" in lost else r"finished and has no checkpoint\.pt"
+    with pytest.raises(UsageError, match=says):
+        run.run(asked, tmp_path)
+    assert bytes_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"PK torn"])
+def test_costs_are_counted_again_and_damaged_probes_are_named(small, train, results, tmp_path, damage):
+    config = small("sac", "keep_replay=true")
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "cut")
+    for name in ("DONE", "cost.json"):
+        (tmp_path / "cut" / name).unlink()
+    probes = tmp_path / "cut" / "probes.npz"
+    if damage is not None:
+        (tmp_path / "cut" / "cost.json").write_bytes(damage)
+        probes.write_bytes(damage)
+        with pytest.raises(UsageError, match=r"probes\.npz cannot be read .*remove it to go on"):
+            run.run(config, tmp_path / "cut")
+        probes.unlink()
+    assert train(config, tmp_path / "cut") == "done"
+    kept, whole = (results(tmp_path / name) for name in ("cut", "whole"))
+    assert damage is not None or kept == whole
+    counted = [json.loads((tmp_path / name / "cost.json").read_text()) for name in ("whole", "cut")]
+    assert all(one.pop("peak_memory_mb") > 0 for one in counted)
+    assert counted[0] == counted[1]
+
+
 def test_records_shorter_than_the_checkpoint_remembers_are_refused(small, train, tmp_path):
     config = small("sac", "steps=100")
     train(config, tmp_path)

@@ -526,9 +526,23 @@ def test_runs_of_other_parameters_give_no_trial_its_score(sweep, command, gone):
     if gone == "sweep.json":
         Path("runs/s/journal.log").unlink()
     refused = sweep(PLANE.replace("y:", "wait:").replace("-1.0", "0.0"), "--trials", "2", "--sampler", "random")
-    assert (refused.code, "holds another trial" in refused.err) == (2, True)
+    said = "holds another trial" if gone == "sweep.json" else "has no finished trial of aim, where sweep.json knows of 2"
+    assert (refused.code, said in refused.err) == (2, True)
     refused = command("run", "--algos", AGENT, "--name", "t", *SHORT)
     assert (refused.code, "runs/t holds a sweep" in refused.err) == (2, True)
+
+
+def test_a_storage_that_was_lost_is_refused_and_what_is_known_of_the_search_stays(sweep):
+    """The same space as before: the runs that are there would be taken for those of the new trials."""
+    assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
+    known, journal = Path("runs/s/sweep.json").read_bytes(), Path("runs/s/journal.log").read_bytes()
+    Path("runs/s/journal.log").unlink()
+    for _ in range(2):  # the first look may leave an empty journal
+        refused = sweep(PLANE, "--trials", "4", "--sampler", "random")
+        assert (refused.code, "it is another one, or was emptied; restore it" in refused.err) == (2, True)
+        assert Path("runs/s/sweep.json").read_bytes() == known
+    Path("runs/s/journal.log").write_bytes(journal)
+    assert sweep(PLANE, "--trials", "2", "--sampler", "random").code == 0
 
 
 def test_what_would_lose_trials_is_refused(sweep, command):
