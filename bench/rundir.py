@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,12 @@ from bench.config import AUTO, RunConfig, UsageError, from_plain, identity, to_p
 JSONL = ("metrics.jsonl", "evals.jsonl", "clock.jsonl")
 HEARTBEAT = 5.0  # seconds between two heartbeats of a run; on a busy disk one takes 10 ms
 STALE_AFTER = 60.0  # seconds without a heartbeat after which a run no longer counts as running
+CLOCKS_APART = 600.0  # seconds by which the clock of another machine may be ahead of this one's
+
+
+def is_fresh(beat: float, now: float | None = None) -> bool:
+    """Whether a heartbeat of this time says that its process is alive. Another machine's clock may be a little ahead."""
+    return -CLOCKS_APART < (now or time.time()) - beat < STALE_AFTER
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -66,15 +72,6 @@ def read_json(path: Path, **kinds: type | tuple[type, ...]) -> Any:
     return found
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a JSONL file; a torn last line, left by a killed writer, is passed over."""
-    if not path.exists():
-        return
-    for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            yield json.loads(line)
-
-
 class RunDir:
     """One run's directory."""
 
@@ -95,8 +92,7 @@ class RunDir:
         progress = self.progress()
         if progress is None:
             return "stopped" if self.config_path.exists() else "missing"
-        fresh = abs((now or time.time()) - progress["time"]) < STALE_AFTER  # one of the future is another clock's
-        return "running" if progress["state"] == "running" and fresh else "stopped"
+        return "running" if progress["state"] == "running" and is_fresh(progress["time"], now) else "stopped"
 
     def progress(self) -> dict[str, Any] | None:
         """The last heartbeat; None also where a crash of the machine left it empty, for it is written without a flush, and

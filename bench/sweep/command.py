@@ -17,20 +17,10 @@ from bench.engines import Carrier
 from bench.engines.common import Options, stop_requests
 from bench.provenance import usable_cores
 from bench.rundir import read_sweep
+from bench.sweep.claim import Claim, claim, running_here
 from bench.sweep.finish import confirm, snapshot
 from bench.sweep.plan import Plan, plan
-from bench.sweep.storage import (
-    FINISHED,
-    Claim,
-    Opened,
-    claim,
-    open_storage,
-    open_study,
-    outages,
-    public,
-    running_here,
-    study_name,
-)  # fmt: skip
+from bench.sweep.storage import FINISHED, Opened, open_storage, open_study, outages, public, study_name
 from bench.sweep.trial import run_trial
 from bench.worker import EXIT, STOP_SIGNALS, die_with_parent, limit_threads, thread_limits
 

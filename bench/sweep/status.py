@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.config import UsageError
 from bench.display import GridView, rows
-from bench.rundir import STALE_AFTER, Experiment, read_json, read_sweep
+from bench.rundir import Experiment, is_fresh, read_json, read_sweep
 from bench.sweep.plan import SUFFIX
 
 ENDS = {"complete": "complete", "pruned": "pruned", "fail": "failed"}  # of sweep.json
@@ -49,9 +49,9 @@ class SweepView(GridView):
     def going(self) -> bool:
         """Whether somebody worked on it a moment ago and it is not complete: between two trials nothing runs."""
         files = [heartbeat_of(place) for found in self._begun().values() for place in found]
-        ages = [abs(time.time() - beat["time"]) for beat in files if beat]
-        ages += [abs(row["age"]) for row in super().rows() if row["age"] is not None]
-        return not self.complete() and min(ages, default=STALE_AFTER) < STALE_AFTER
+        beats = [beat["time"] for beat in files if beat]
+        beats += [time.time() - row["age"] for row in super().rows() if row["age"] is not None]
+        return not self.complete() and any(map(is_fresh, beats))
 
     def complete(self) -> bool:
         """Whether every trial has ended, every search has found something, and that is confirmed where it was asked for."""
@@ -80,7 +80,7 @@ class SweepView(GridView):
     def _trial(self, label: str, place: Path) -> dict[str, Any]:
         inner = rows(Experiment(place.parent, place.name))
         end, beat = self._end(label, place), heartbeat_of(place)
-        works = beat is not None and abs(time.time() - beat["time"]) < STALE_AFTER
+        works = beat is not None and is_fresh(beat["time"])
         ages, rest = ([row[key] for row in inner if row[key] is not None] for key in ("age", "eta"))
         state = end["state"] if end else "running" if works else "stopped"
         return {

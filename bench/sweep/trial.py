@@ -18,8 +18,8 @@ from bench.engines import Carrier
 from bench.engines.common import DISK_FULL, REFUSED, stop_requests
 from bench.grid import Cell
 from bench.rundir import Experiment, RunDir, dump_json, replace_file
+from bench.sweep.claim import Claim
 from bench.sweep.status import ENDED
-from bench.sweep.storage import Claim
 from bench.worker import IN_USE, locked
 
 ATTEMPTS = 2  # of a run whose process died (out of memory, a killed worker): it continues from its checkpoint

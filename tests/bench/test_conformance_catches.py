@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from bench import conformance
+from bench import conformance, harness
 from bench.config import UsageError
 
 BROKEN = """
@@ -391,7 +391,7 @@ def test_an_attribute_that_is_missing_is_no_matter_of_the_schedule(broken):
 
 
 def test_a_period_too_long_to_test_asks_for_smaller_settings(monkeypatch):
-    monkeypatch.setitem(conformance.SMALL, "delay", 10_000)
+    monkeypatch.setitem(harness.SMALL, "delay", 10_000)
     with pytest.raises(AssertionError, match=r"repeat after 10000 updates.*class attribute `small`"):
         conformance.test_phases_run_when_they_are_due("td3")
 

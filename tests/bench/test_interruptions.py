@@ -220,6 +220,14 @@ def test_a_run_whose_heart_beats_on_another_machine_is_left_alone(copied, tmp_pa
 # -- status ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("age", "state"), [(-86_400, "stopped"), (-300, "running"), (30, "running"), (90, "stopped")])
+def test_a_heartbeat_is_of_its_moment_by_whichever_clock(tmp_path, age, state):
+    """One of tomorrow, written before a clock was set right, would keep a dead run running until then."""
+    (tmp_path / "config.yaml").touch()
+    RunDir(tmp_path).write_progress({"state": "running", "time": time.time() - age})
+    assert RunDir(tmp_path).state() == state
+
+
 def test_status_says_what_is_wrong_with_each_run(small, train, command, tmp_path):
     kinds = ("done", "running", "silent", "failed", "missing", "other", "longer", "elsewhere", "heartless")
     path = tmp_path / "runs" / "grid"

@@ -20,7 +20,7 @@ from algos.agent import sample
 from bench import run
 from bench.config import EvalConfig, RunConfig, UsageError
 from bench.evaluate import Probes
-from bench.rundir import RunDir, load_tensors, read_lines
+from bench.rundir import RunDir, load_tensors
 from reports.records import read_config
 
 
@@ -282,7 +282,7 @@ def test_a_run_that_was_raised_meets_the_evaluations_of_a_direct_one(small, trai
     train(small("sac", "steps=130", "eval_every=60", "keep_replay=true"), tmp_path / "raised")
     train(small("sac", "steps=180", "eval_every=60"), tmp_path / "raised")
     train(small("sac", "steps=180", "eval_every=60"), tmp_path / "direct")
-    raised, direct = (list(read_lines(tmp_path / name / "evals.jsonl")) for name in ("raised", "direct"))
+    raised, direct = (lines(tmp_path / name / "evals.jsonl") for name in ("raised", "direct"))
     assert [line["env_step"] for line in direct] == [0, 60, 120, 180]
     assert [line for line in raised if line["env_step"] != 130] == direct
     assert len(raised) == 5

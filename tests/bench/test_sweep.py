@@ -27,14 +27,16 @@ from bench.engines import local
 from bench.engines.common import DISK_FULL, Options, _tell, stop_requests
 from bench.options import parser
 from bench.rundir import RunDir
+from bench.sweep import claim as claim_module
 from bench.sweep import command as command_module
 from bench.sweep import finish
 from bench.sweep import storage as storage_module
 from bench.sweep import trial as trial_module
+from bench.sweep.claim import Claim, may_be_lost
 from bench.sweep.plan import plan
 from bench.sweep.space import find, load
 from bench.sweep.status import SweepView
-from bench.sweep.storage import SAMPLERS, Claim, PerTrial, may_be_lost, open_storage
+from bench.sweep.storage import SAMPLERS, PerTrial, open_storage
 from bench.worker import locked
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
@@ -738,14 +740,15 @@ def test_a_running_trial_is_lost_when_nothing_was_heard_of_it_for_long(tmp_path,
     assert may_be_lost(tmp_path, SimpleNamespace(user_attrs=attrs, datetime_start=start)) == lost
 
 
-def test_who_comes_second_to_a_trial_leaves_the_heartbeat_of_the_first(tmp_path):
+def test_who_comes_second_to_a_trial_leaves_the_heartbeat_of_the_first(tmp_path, monkeypatch):
     """Two machines that share the database alone: the owner would hear that another one took up its trial."""
     calls = []
     opened = SimpleNamespace(
-        trial=lambda number: SimpleNamespace(state=TrialState.WAITING), trial_id=int, in_database=True, tell=calls.append,
+        trial=lambda number: SimpleNamespace(state=TrialState.WAITING), trial_id=int, in_database=True,
         storage=SimpleNamespace(set_trial_state_values=lambda number, state: number == 1),
     )  # fmt: skip
-    assert [storage_module.take(opened, number, tmp_path) for number in (0, 1)] == [False, True]
+    monkeypatch.setattr(claim_module, "tell", lambda opened, number: calls.append(number))
+    assert [claim_module.take(opened, number, tmp_path) for number in (0, 1)] == [False, True]
     assert calls == [1]
 
 
@@ -762,23 +765,25 @@ def test_a_trial_of_a_machine_that_is_gone_is_taken_up_where_only_the_database_i
             sweep(PLANE, *DATABASE, "--root", "one")
     assert sweep(PLANE, *DATABASE, "--root", "two").code == 3  # it may be at work
     assert [t["state"] for t in recorded(root="two")["trials"]] == ["running", "complete"]
-    monkeypatch.setattr(storage_module, "LOST_AFTER", 0.0)
-    monkeypatch.setattr(storage_module, "SETTLE", 0.0)
+    monkeypatch.setattr(claim_module, "LOST_AFTER", 0.0)
+    monkeypatch.setattr(claim_module, "SETTLE", 0.0)
     with monkeypatch.context() as patch:  # a third machine found it lost at the same moment, and said so last
         third = {"host": "third", "pid": 1, "time": time.time() + 60}  # its clock is ahead
         tell = lambda self, n: self.storage.set_trial_user_attr(self.trial_id(n), "heartbeat", third)  # noqa: E731
-        patch.setattr(storage_module.Opened, "tell", tell)
+        patch.setattr(claim_module, "tell", tell)
         assert sweep(PLANE, *DATABASE, "--root", "two").code == 3
-    monkeypatch.setattr(storage_module, "LOST_AFTER", -120.0)
+    monkeypatch.setattr(claim_module, "LOST_AFTER", -120.0)
     assert sweep(PLANE, *DATABASE, "--root", "two").code == 0
     for trial in recorded(root="two")["trials"]:
         assert trial["value"] == pytest.approx(score(trial["params"]), abs=1e-5)
 
 
 @pytest.mark.parametrize(("silent", "ours"), [(20, False), (40, False), (700, True), (700, False)])
-def test_a_machine_that_slept_leaves_its_trial_to_the_one_that_took_it_up(tmp_path, silent, ours):
+def test_a_machine_that_slept_leaves_its_trial_to_the_one_that_took_it_up(tmp_path, monkeypatch, silent, ours):
     told, ends = [], silent > 30 and not ours
-    opened = SimpleNamespace(in_database=True, directory=lambda n: tmp_path, is_ours=lambda n: ours, tell=told.append)
+    opened = SimpleNamespace(in_database=True, directory=lambda n: tmp_path)
+    monkeypatch.setattr(claim_module, "is_ours", lambda opened, n: ours)
+    monkeypatch.setattr(claim_module, "tell", lambda opened, n: told.append(n))
     mine = Claim(opened, 3, None, False, None, told=time.time() - silent)
     if ends:
         with pytest.raises(UsageError, match="another machine took up the trial"):
