@@ -134,22 +134,31 @@ def parse_envs(text: str) -> list[str]:
     return ids
 
 
-def plan(
-    preset: str, algos: str | None, env_ids: str | None, seeds: str | None, overrides: list[str]
-) -> tuple[list[Cell], str]:
-    """The cells and the default experiment name. Raises UsageError (or ValueError from envs and algos) for bad input;
-    nothing has been touched by then."""
+def asked(
+    preset: str, algos: str | None, env_ids: str | None, overrides: list[str]
+) -> tuple[list[Variant], list[str], list[Override]]:
+    """What the command line asks for, or else the preset: algorithms, environments and settings. Raises UsageError for what is
+    not known, and for settings that reach no algorithm."""
     known_name("preset", preset)
     defaults = grid_defaults(preset)
     variants = parse_variants(algos if algos is not None else ",".join(defaults.algos))
     ids = parse_envs(env_ids) if env_ids is not None else list(defaults.envs)
-    seed_list = parse_seeds(seeds) if seeds is not None else list(range(defaults.seeds))
     parsed = [parse_override(text) for text in overrides]
     for env_id in ids:
         envs.check_id(env_id)
     families = sorted({env_id.partition("/")[0] for env_id in ids})
     check_overrides(parsed, [available_keys(preset, v.algo, family) for v in variants for family in families])
     refuse_idle(parsed, variants, {v.label: available_keys(preset, v.algo, families[0])["algo"] for v in variants})
+    return variants, ids, parsed
+
+
+def plan(
+    preset: str, algos: str | None, env_ids: str | None, seeds: str | None, overrides: list[str]
+) -> tuple[list[Cell], str]:
+    """The cells and the default experiment name. Raises UsageError (or ValueError from envs and algos) for bad input;
+    nothing has been touched by then."""
+    variants, ids, parsed = asked(preset, algos, env_ids, overrides)
+    seed_list = parse_seeds(seeds) if seeds is not None else list(range(grid_defaults(preset).seeds))
     configs = [
         run_config(preset, v.label, v.algo, dict(v.settings), env_id, seed, parsed)
         for env_id in ids for v in variants for seed in seed_list

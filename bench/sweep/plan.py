@@ -16,10 +16,7 @@ from bench.config import (
     RunConfig,
     UsageError,
     algo_values,
-    check_overrides,
-    grid_defaults,
     identity,
-    known_name,
     parse_override,
     run_config,
 )
@@ -28,11 +25,8 @@ from bench.engines import Carrier, carrier
 from bench.grid import (
     Cell,
     Variant,
-    available_keys,
+    asked,
     cell_command,
-    parse_envs,
-    parse_variants,
-    refuse_idle,
     refuse_unbounded,
     refuse_unlike_budgets,
 )
@@ -132,21 +126,12 @@ def spelled(label: str, algo: str, settings: dict[str, Any]) -> Variant:
 def plan(args: Any) -> Plan:
     """The sweep that the command line asks for. Raises UsageError for anything that could not be carried out."""
     check_numbers(args)
-    known_name("preset", args.preset)
-    defaults = grid_defaults(args.preset)
-    variants = parse_variants(args.algos if args.algos is not None else ",".join(defaults.algos))
-    env_ids = tuple(parse_envs(args.envs) if args.envs is not None else defaults.envs)
-    parsed = [parse_override(text) for text in args.overrides]
-    for env_id in env_ids:
-        envs.check_id(env_id)
-    families = sorted({env_id.partition("/")[0] for env_id in env_ids})
-    check_overrides(parsed, [available_keys(args.preset, v.algo, family) for v in variants for family in families])
-    refuse_idle(parsed, variants, {v.label: available_keys(args.preset, v.algo, families[0])["algo"] for v in variants})
+    variants, env_ids, parsed = asked(args.preset, args.algos, args.envs, args.overrides)
     refuse_winners_labels({v.label for v in variants})
     if args.sweep and len(variants) > 1:
         raise UsageError("--sweep is for one algorithm; several have conf/sweep/<label>.yaml or <agent>.yaml each")
     fixed = {override.key.removeprefix("algo.") for override in parsed if override.key.startswith("algo.")}
-    studies = tuple(study(args, variant, env_ids, fixed) for variant in variants)
+    studies = tuple(study(args, variant, tuple(env_ids), fixed) for variant in variants)
     if len({s.trials for s in studies}) > 1:
         sizes = ", ".join(f"{s.label} {s.trials}" for s in studies)
         raise UsageError(f"--sampler grid: the grids differ in size ({sizes}), which is no equal budget; sweep them apart")
