@@ -189,8 +189,8 @@ def test_the_readme_says_what_the_pages_say() -> None:
     assert [row[0] for row in rows] == list(means)
     for label, *cells in rows:
         assert cells == [means[label][f"dmc/{task}"].removesuffix("?") for task in head[1:]]
-    both = [json.loads((RESULTS / name / "summary.json").read_text())["aggregates"]["labels"] for name in ("dmc100k", "qsm100k")]
-    aggregates = [one for labels in both for own in labels.values() for one in own["final"].values()]
+    both = [json.loads((RESULTS / name / "summary.json").read_text())["aggregates"] for name in ("dmc100k", "qsm100k")]
+    aggregates = [one for found in both for own in found["labels"].values() for one in own["final"].values()]
     over = [f"{words.number(one['value'])} {words.interval(one)}" for one in aggregates]
     weights = rows_of(tables, "QSM's score weight") if "QSM's score weight" in tables else []
     cells = [cell for row in [*means.values(), *weights] for cell in row.values()]
