@@ -92,9 +92,6 @@ def parse_variants(text: str) -> list[Variant]:
         settings = [parse_override(s) for s in split_top(inside)] if inside else []
         if meta := [s.key for s in settings if s.key in ALGO_META]:
             raise UsageError(f"{part!r}: {meta[0]} is no setting; the algorithm is what stands before the parenthesis")
-        keys = [s.key for s in settings]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise UsageError(f"{part!r} gives {twice} twice")
         variants.append(Variant(label, algo, tuple((s.key, s.value) for s in settings), part))
     labels = [v.label for v in variants]
     twice = sorted({label for label in labels if labels.count(label) > 1})

@@ -53,7 +53,7 @@ def submit(
     experiment: Experiment, indices: list[int], options: Options, watch: Callable[[], bool | None] = lambda: None
 ) -> dict[int, str]:
     """As bench.engines.local.submit, in a job array; `options.jobs` limits how many of its tasks run at a time."""
-    cells, submitit = experiment.cells(), package()
+    cells = experiment.cells()
     folder = experiment.path.absolute() / "slurm"
     submitted = executor(folder, experiment.path.name, [cells[index]["config"] for index in indices], options)
     words = [command(experiment, index, 1, options) for index in indices]
@@ -61,7 +61,7 @@ def submit(
     logs = [str(log_path(experiment, cells[index])) for index in indices]
     try:
         tasks = submitted.map_array(Task(), words, extra, logs)
-    except submitit.core.utils.FailedJobError as error:  # sbatch has said why
+    except RuntimeError as error:  # submitit's FailedJobError: sbatch has said why
         raise UsageError(f"Slurm does not take the job array: {' '.join(str(error).split())}") from error
     running = dict(zip(indices, tasks, strict=True))
     outcome: dict[int, str] = {}

@@ -59,7 +59,7 @@ def pretrained(run: Run) -> float:
 
     @torch.no_grad()
     def policy(obs: np.ndarray) -> np.ndarray:
-        return (agent.pretrained(torch.from_numpy(obs)) / agent.scale).numpy()
+        return agent.pretrained(torch.from_numpy(obs)).numpy()
 
     known = truth(ENV, run.env_settings)
     return known.kl(play(policy, run.env, run.env_settings, seed=run.seed), known.data)

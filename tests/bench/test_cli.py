@@ -105,7 +105,6 @@ BAD = {
     "no time for a batch": (["--algos", "sac", "--envs", "dmc/cartpole-swingup", "steps=2000"], "set steps above 2048"),
     "no parse": (["steps=[1"], "cannot parse"),
     "sweep": (["steps=1,2"], "gives several values"),
-    "variant setting twice": (["--algos", "sac(tau=0.1,tau=0.2)"], "gives tau twice"),
     "one directory": (["--envs", "gym/bad_plugin:a/Box-v0,gym/bad_plugin:a_Box-v0"], "would share the directory gym_bad"),
     "empty name": (["--name", ""], "--name is empty"),
     "added key": (["+foo=1"], "cannot be added"),

@@ -256,6 +256,28 @@ def test_workers_by_hand(expected, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("words", "says", "left"), [
+    (("timeout_min=abc",), "submitit refuses it", False), (("mem_gb=x",), "submitit refuses it", False),
+    (("partition=a,b", "nodelist=node[1-3]", "constraint=a&b"), "Slurm does not take the job array: sbatch: error", True),
+])  # fmt: skip
+def test_what_submitit_or_slurm_refuse_is_one_line(command, tmp_path, monkeypatch, words, says, left):
+    """A stand-in for sbatch that takes no array; Slurm's own lists are given as they stand."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sbatch", "srun"):
+        (tools / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified' >&2\nexit 1\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    done = command(*GRID, "--engine", "slurm", *(part for word in words for part in ("--slurm", word)))
+    *before, last = done.err.splitlines()  # submitit prints what sbatch said, too
+    assert (done.code, len(before) <= left, last.startswith("error: "), says in last) == (2, True, True, True), done
+    assert (tmp_path / "runs").exists() == left
+    if left:
+        (script,) = (tmp_path / "runs").rglob("submission_file_*.sh")
+        assert all(f"#SBATCH --{word}" in script.read_text() for word in words)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [(signal.SIGUSR2,), (signal.SIGTERM, signal.SIGUSR2)])
 def test_a_slurm_array_one_of_whose_tasks_is_preempted(expected, tmp_path, monkeypatch, signals):
     """submitit's local executor in place of Slurm: the same pickles, the same signals, the same requeue."""
