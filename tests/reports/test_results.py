@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import stats
 
 import reports
-from bench.config import identity
+from bench.config import from_plain, identity
 from bench.grid import plan
 from reports import archive, figures, load, words
 from reports.reproduction import shrink
@@ -137,6 +137,18 @@ def test_runs_of_both_grids_are_made_once(tmp_path: Path, monkeypatch: pytest.Mo
         script().take_over("dmc100k", "qsm100k")
         found = sorted(str(path.parent.relative_to("runs/qsm100k")) for path in Path("runs/qsm100k").rglob("DONE"))
         assert found == both[1:]
+
+
+@pytest.mark.parametrize("preset", ["dmc100k", "qsm100k"])
+def test_the_committed_runs_are_those_of_the_preset(preset: str) -> None:
+    """`python -m bench run --preset …` asks for every run that is published, with the settings that it was made with."""
+    lines = [json.loads(line) for line in (RESULTS / f"{preset}.jsonl").read_text().splitlines()]
+    runs = {line["run"]: line["config"] for line in lines if "run" in line}
+    cells = {cell.entry()["dir"]: cell.config for cell in plan(preset, None, None, None, [])[0]}
+    assert runs.keys() == cells.keys()
+    for place, config in runs.items():
+        settings = {key: value for key, value in config.items() if key not in ("auto", "changed", "spec")}
+        assert identity(from_plain(settings)) == identity(cells[place].resolved()), place
 
 
 def test_the_committed_headline_can_be_recomputed_from_every_episode() -> None:
