@@ -11,7 +11,7 @@ from reports.figures import Look, label_cell
 from reports.html import Cell, Details, Section, Table, Text, grouped
 from reports.load import Collection
 from reports.merge import cautions
-from reports.summary import THRESHOLDS, Row, reach_key
+from reports.summary import THRESHOLDS, Row, active_time, reach_key
 from reports.words import NOTHING, estimate, large, number, plural
 
 MANY_PAIRS = 12
@@ -161,7 +161,7 @@ def _other_table(summary: Row, look: dict[str, Look]) -> list[Table]:
 
 
 def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:
-    rows, several = [], len(summary["set_ups"]) > 1
+    rows, several, active = [], len(summary["set_ups"]) > 1, active_time(summary)
     for cell in summary["cells"]:
         row = [cell["env"], label_cell(cell["label"], look)]
         for threshold in THRESHOLDS:
@@ -174,12 +174,12 @@ def _threshold_table(summary: Row, look: dict[str, Look]) -> Table:
         rows.append(row)
     columns = ["environment", "algorithm"]
     for threshold in THRESHOLDS:
-        columns += [f"seeds at {threshold:g}", f"frames to {threshold:g}", f"active s to {threshold:g}"]
+        columns += [f"seeds at {threshold:g}", f"frames to {threshold:g}", f"{active} s to {threshold:g}"]
     note = (
         "Medians over seeds of the first evaluation at or above the normalised score; a seed that never gets there "
         "counts as later than all others. Seconds: only of cells timed under one set-up."
     )
-    return Table(columns, grouped(rows), "Frames and active seconds to a score", note)
+    return Table(columns, grouped(rows), f"Frames and {active} seconds to a score", note)
 
 
 def _reached(value: float | None, words: Any) -> str:

@@ -335,6 +335,11 @@ def _aggregate(label: str, envs: list[str], rows: list[Row]) -> Row:
     return result
 
 
+def active_time(summary: Row) -> str:
+    """What the seconds of acting, storing, sampling and updating are: the clock's, or the processor's in that time."""
+    return "active processor" if summary["clock"] == "processor" else "active"
+
+
 def share_of_tasks(summary: Row, label: str) -> str:
     """'1 of 2 tasks' where a label's aggregates are over fewer tasks than others', '' where they are over all of them."""
     total, found = len(summary["aggregates"]["envs"]), summary["aggregates"]["labels"].get(label, {}).get("tasks", 0)

@@ -13,7 +13,7 @@ from reports.charts import LOOP, stacked
 from reports.figures import Look, Panel, Series, draw, label_cell, lines, looks
 from reports.html import Cell, Details, Figure, Section, Table, Text, grouped
 from reports.load import IDLE_PHASES, LOOP_PHASES, Collection
-from reports.summary import SIZED, Row
+from reports.summary import SIZED, Row, active_time
 from reports.words import NOTHING, estimate, large, listing, number
 
 STEADY = 1.2  # times the fastest seed's milliseconds per update: the slowest that goes without a word
@@ -30,8 +30,8 @@ def section(collection: Collection, summary: Row, timing: list[Row], look: dict[
         blocks.append(
             Text(
                 f"These runs were timed under **{len(summary['set_ups'])} different set-ups**. Times are comparable only "
-                "within one: learning curves share no time axis, a cell with several has no times, and elsewhere the set-up "
-                "stands beside them.",
+                "within one: learning curves of a task share a time axis only if all were timed under one, a cell with several "
+                "has no times, and elsewhere the set-up stands beside them.",
                 "notice",
             )
         )
@@ -190,10 +190,11 @@ def _cost_table(summary: Row, look: dict[str, Look]) -> Table:
         "score at equal time",
         "that time",
     ]
-    columns += ["active s", "process s", "total s", "peak memory, MB"]
+    active = active_time(summary)
+    columns += [f"{active} s", "process s", "total s", "peak memory, MB"]
     note = (
         "ms per update: mean and range over finished seeds of one set-up. Seconds: up to the frames at which scores are "
-        "compared. Equal time: the active seconds that every finished "
+        f"compared. Equal time: the {active} seconds that every finished "
         "run of the environment spent; the score there lies on a straight line between evaluations."
     )
     return Table(columns, grouped(rows), "What it cost", note)
