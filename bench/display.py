@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from bench.config import UsageError, from_plain
@@ -66,8 +66,8 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-# bytes may depend on these, and on packages
-MACHINE = ("cpu", "device", "threads", "matmul_precision", "python", "git", "source", "env_source")
+MACHINE = ("cpu", "device", "threads", "matmul_precision", "python", "git")  # bytes may depend on these, and on packages
+OUTSIDE = {"source": "label", "env_source": "env"}  # and on code from outside: of whom a session names the hash
 SEVERAL = ", then "
 
 
@@ -76,7 +76,11 @@ def remarks(experiment: Experiment) -> list[str]:
     each whose own sessions differ, since such a run is not what an undisturbed one would have been."""
     cells = experiment.cells()
     setups = {cell["dir"]: setup(experiment.run_dir(cell)) for cell in cells}
-    values = {key: Counter(s[key] for s in setups.values() if key in s) for key in {k for s in setups.values() for k in s}}
+    of = lambda key, cell: (key, cell[OUTSIDE[key]] if key in OUTSIDE else None)  # noqa: E731
+    values: dict[tuple, Counter] = defaultdict(Counter)
+    for cell in cells:
+        for key, value in setups[cell["dir"]].items():
+            values[of(key, cell)][value] += 1
     usual = {key: found.most_common(1)[0][0] for key, found in values.items()}
     lines = []
     for cell in cells:
@@ -90,8 +94,8 @@ def remarks(experiment: Experiment) -> list[str]:
         for key, value in setups[cell["dir"]].items():
             if SEVERAL in value:
                 lines.append(f"{cell['dir']}: {key} changed between its sessions: {value}")
-            elif value != usual[key]:
-                lines.append(f"{cell['dir']}: {key} is {value}; most runs have {usual[key]}")
+            elif value != (most := usual[of(key, cell)]):
+                lines.append(f"{cell['dir']}: {key} is {value}; most runs have {most}")
     return lines
 
 
@@ -100,7 +104,7 @@ def setup(directory: RunDir) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for session in directory.sessions():
         flat = session | session.get("packages", {})
-        for key in (*MACHINE, *session.get("packages", {})):
+        for key in (*MACHINE, *(key for key in OUTSIDE if session.get(key)), *session.get("packages", {})):
             seen = found.setdefault(key, [])
             if str(flat.get(key)) not in seen:
                 seen.append(str(flat.get(key)))

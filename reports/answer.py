@@ -108,21 +108,16 @@ def _verdict(summary: Row, env: str | None) -> str:
     pairs = [pair for pair in summary["pairs"] if pair["env"] == env and leader in (pair["x"], pair["y"])]
     few = [pair for pair in pairs if pair["n"] < stats.MIN_SEEDS]
     beaten = [_other(pair, leader) for pair in pairs if pair["better"] == leader]
-    worse = [_other(pair, leader) for pair in pairs if pair["better"] == _other(pair, leader)]
     open_ = [pair for pair in pairs if not pair["better"] and pair["n"] >= stats.MIN_SEEDS]
-    name = leader if few or worse else f"**{leader}**"
+    name = leader if few else f"**{leader}**"
     parts = [f"{where}, {name} has the best {what}: {number(top['value'])}{bounds} against {against}."]
     if beaten:
         parts.append(f"It is better than {listing(beaten)}.")
-    if worse:
-        parts.append(
-            f"**Yet {listing(worse)} {'is' if len(worse) == 1 else 'are'} better than it** by the difference of means and the "
-            "probability of improvement: the measures disagree, so look at the tasks."
-        )
     if open_:
-        needed = listing([_needed(pair) for pair in open_])
+        first, *rest = map(_needed, open_)
+        needed = listing([first, *(text.removeprefix("about ") if first.startswith("about") else text for text in rest)])
         names = listing([_other(pair, leader) for pair in open_])
-        parts.append(f"It is **not separated** from {names}: that would take about {needed} seeds each.")
+        parts.append(f"It is **not separated** from {names}: that would take {needed} seeds each.")
     if few:
         seeds = plural(min(pair["n"] for pair in few), "seed")
         others = listing([_other(pair, leader) for pair in few])
@@ -135,7 +130,7 @@ def _other(pair: Row, label: str) -> str:
 
 
 def _needed(pair: Row) -> str:
-    return "more than 1000 (if any number)" if pair["seeds_needed"] is None else str(pair["seeds_needed"])
+    return "more than 1000 (if any number)" if pair["seeds_needed"] is None else f"about {pair['seeds_needed']}"
 
 
 def _counts(summary: Row, envs: list[str]) -> str:
@@ -167,11 +162,10 @@ def _cautions(summary: Row) -> list[str]:
         parts.append(
             f"Intervals rest on as few as {min(seeds)} seeds and are unreliable (marked ?): take this as provisional."
         )
-    single = [pair["n"] for pair in summary["pairs"] if pair["env"] is not None and pair.get("n", 0) >= stats.MIN_SEEDS]
-    if single and max(single) < stats.SEPARABLE_SEEDS:
+    if seeds and max(seeds) < stats.SEPARABLE_SEEDS:
         parts.append(
-            f"No result of {max(single)} seeds on a single task can make one algorithm better than another by the rule of "
-            f"this report; {stats.SEPARABLE_SEEDS} seeds can."
+            f"No result of {max(seeds)} seeds each on a single task can make one algorithm better than another by the rule of "
+            f"this report; of {stats.SEPARABLE_SEEDS} each it can."
         )
     several = len(summary["aggregates"]["envs"]) > 1
     if several and (partial := [label for label in summary["labels"] if share_of_tasks(summary, label)]):

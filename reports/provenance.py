@@ -140,7 +140,7 @@ def _algorithms(collection: Collection, look: dict[str, Look]) -> Details | None
             continue
         own = found.setdefault(run.label, defaultdict(list))
         for key, value in settings.items():
-            if key not in ("agent", "tuned") and _value(value) not in own[key]:
+            if key not in ("name", "agent", "tuned") and _value(value) not in own[key]:
                 own[key].append(_value(value))
     labels = [label for label in look if label in found]
     if not labels:

@@ -46,7 +46,7 @@ def refuse_files_of_others(out: Path) -> None:
     """ReportError where a file that would be written is there, and is not of an earlier report."""
     if read_json(out / "summary.json", []).get("schema"):
         return
-    for name in ("report.html", "report.md", "summary.json", "per_seed.csv"):
+    for name in ("report.html", "report.md", "summary.json", "per_seed.csv", "trials.csv"):
         if (out / name).exists():
             raise ReportError(f"{out / name} is not of an earlier report and would be written over; choose another --out")
 
@@ -77,7 +77,9 @@ def write_pages(
     if rows:
         files["per_seed.csv"] = summary.to_csv(rows)
     for name, content in files.items():
-        (out / name).write_text(content, encoding="utf-8", newline="\n")
+        half = out / f".{name}.tmp"  # a torn one would be taken for another's
+        half.write_text(content, encoding="utf-8", newline="\n")
+        half.replace(out / name)
     return out / "report.html"
 
 

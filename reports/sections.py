@@ -212,11 +212,11 @@ def _pair_table(pairs: list[Row], caption: str) -> Table:
     columns = ["environment", "pair", "difference of means", "p (Holm)", "P(improvement)", "better", "seeds to separate"]
     note = (
         "Positive differences favour the first. “Better” needs both 95 % intervals to agree; they are not corrected for the "
-        f"number of pairs. p (Holm), which is: of Welch's t test of the difference, among {len(tested)} pairs, as if scores "
-        "were normal; it decides nothing here. "
+        f"number of pairs. p (Holm): of Welch's t test of the difference, as if scores were normal, corrected for the "
+        f"{len(tested)} pairs; it decides nothing here. "
         "Seeds to separate: per algorithm and task, for each interval to leave out “no difference” with 80 % power if "
-        f"today's means and spreads are the true ones; at least {stats.SEPARABLE_SEEDS} on one task, and more than an open "
-        "pair has. More than 1000: or no number does."
+        f"today's means and spreads are the true ones; at least {stats.SEPARABLE_SEEDS} each on one task, and more than an "
+        "open pair has. More than 1000: or no number does."
     )
     return Table(columns, grouped(rows), caption, note)
 

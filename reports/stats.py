@@ -21,7 +21,7 @@ from scipy import stats as distributions
 MIN_SEEDS = 3  # fewer: points, no interval
 RELIABLE_SEEDS = 5  # fewer: the interval is shown and marked as unreliable
 RELIABLE_BOOTSTRAP = 10  # the same of IQM and median over several tasks
-SEPARABLE_SEEDS = 4  # of one task; the interval of `improvement` from fewer contains 1/2 whatever they give
+SEPARABLE_SEEDS = 4  # of both on one task; of fewer each the interval of `improvement` contains 1/2 whatever they give
 TRIMMED = 4  # seeds of one task; of fewer the IQM leaves out none, and is the mean
 LEVEL = 0.95
 RESAMPLES = 5000

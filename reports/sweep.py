@@ -13,7 +13,7 @@ from reports.figures import Look, draw, label_cell, looks
 from reports.html import Bullets, Cell, Details, Figure, Section, Table, Text
 from reports.load import read
 from reports.merge import merge
-from reports.report import write_pages
+from reports.report import refuse_files_of_others, write_pages
 from reports.summary import Row
 from reports.sweep_plots import Record, of_state, winner
 from reports.words import NOTHING, estimate, interval, large, listing, number, plural
@@ -28,6 +28,8 @@ def write(sweep: Path, out: Path | None = None, *, allow_mixed: bool = False) ->
     out: by default report/ in that directory. allow_mixed: as in reports.write; nothing is compared on a task whose runs
     differ. Raises ReportError where the directory holds no sweep, or unlike runs without it.
     """
+    out = Path(out) if out else Path(sweep) / "report"
+    refuse_files_of_others(out)
     content = _read(Path(sweep))
     studies: dict[str, Record] = content["studies"]
     look = looks(list(studies))
@@ -42,7 +44,6 @@ def write(sweep: Path, out: Path | None = None, *, allow_mixed: bool = False) ->
         _budget(content),
         _made(content),
     ]
-    out = Path(out) if out else Path(sweep) / "report"
     found = {label: _numbers(study) for label, study in studies.items()}
     numbers = {"schema": 1, "sweep": content["name"], "gains": gains, "studies": found}
     title = f"Sweep of {listing(list(studies))}"

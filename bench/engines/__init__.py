@@ -45,7 +45,7 @@ def slurm_setting(text: str) -> tuple[str, Any]:
     if not sign or not key:
         raise UsageError(f"--slurm {text!r}: it takes KEY=VALUE, such as partition=gpu")
     try:
-        return key, json.loads(value)
+        return key, json.loads(value.lower() if value in ("True", "False") else value)
     except ValueError:
         return key, value
 

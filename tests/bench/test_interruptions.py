@@ -220,6 +220,25 @@ def test_a_run_whose_heart_beats_on_another_machine_is_left_alone(copied, tmp_pa
 # -- status ------------------------------------------------------------------------------------------------------------
 
 
+def test_status_compares_the_code_of_a_plug_in_with_its_own(small, train, command, tmp_path):
+    """Of five runs two are of the benchmark's own, which has no hash, and one of a plug-in that was changed."""
+    codes = {"sac": (None, None), "mine": ("one", "one", "two")}
+    path, cells = tmp_path / "runs" / "grid", []
+    config = small("sac", "steps=100")
+    train(config, path / "first")
+    for label, own in codes.items():
+        for seed, code in enumerate(own):
+            place = f"{label}_{seed}"
+            shutil.copytree(path / "first", path / place)
+            file = path / place / "provenance.json"
+            (session,) = json.loads(file.read_text())["sessions"]
+            file.write_text(json.dumps({"sessions": [session | ({"source": code} if code else {})]}))
+            cells.append({"env": "toy/multigoal", "label": label, "seed": seed, "dir": place, "config": to_plain(config)})
+    Experiment(tmp_path / "runs", "grid").write("quick", [], cells)
+    said = [line for line in command("status", "grid").out.splitlines() if "source" in line]
+    assert said == ["mine_2: source is two; most runs have one"]
+
+
 @pytest.mark.parametrize(("age", "state"), [(-86_400, "stopped"), (-300, "running"), (30, "running"), (90, "stopped")])
 def test_a_heartbeat_is_of_its_moment_by_whichever_clock(tmp_path, age, state):
     """One of tomorrow, written before a clock was set right, would keep a dead run running until then."""

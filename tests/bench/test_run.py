@@ -489,6 +489,7 @@ def test_costs_are_counted_again_and_damaged_probes_are_named(small, train, resu
     counted = [json.loads((tmp_path / name / "cost.json").read_text()) for name in ("whole", "cut")]
     assert all(one.pop("peak_memory_mb") > 0 for one in counted)
     assert counted[0] == counted[1]
+    assert counted[0]["parameters"] > 0
 
 
 def test_records_shorter_than_the_checkpoint_remembers_are_refused(small, train, tmp_path):

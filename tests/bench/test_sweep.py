@@ -669,6 +669,10 @@ def test_confirmation_runs_that_failed_are_named_beside_the_comparison(sweep, co
     (lost / "DONE").rename(lost / "FAILED.json")
     (lost / "FAILED.json").write_text("{}")
     assert command("report", "runs/s", "--out", "out").code == 0
+    Path("notes").mkdir()
+    Path("notes/report.md").write_text("mine")
+    refused = command("report", "runs/s", "--out", "notes")
+    assert (refused.code, "choose another --out" in refused.err, Path("notes/report.md").read_text()) == (2, True, "mine")
     told = "aim: of 3 confirmation runs of its winner, 1 failed; the comparison is of the others."
     assert told in Path("out/report.md").read_text()
 

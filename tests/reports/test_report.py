@@ -323,7 +323,7 @@ def test_three_seeds_on_one_task_are_told_how_many_would_do(tmp_path: Path, undr
             synthetic.run(tmp_path / "far", "dmc/walker-walk", label, seed, returns=returns, evaluations=3)
     _, text = write(tmp_path / "far")
     assert "It is **not separated** from a: that would take about 4 seeds each." in text
-    assert "No result of 3 seeds on a single task can make one algorithm better" in text
+    assert "No result of 3 seeds each on a single task can make one algorithm better" in text
     assert "| 4 (1 more) |" in text
 
 
@@ -337,21 +337,6 @@ def test_better_needs_both_intervals() -> None:
     assert found.pop(("above", "above")) == "x"
     assert found.pop(("below", "below")) == "y"
     assert set(found.values()) == {None}
-
-
-def test_a_leader_that_another_is_better_than_is_no_winner(tmp_path: Path) -> None:
-    """By its interquartile mean one algorithm can lead that another beats by the mean and in most pairs of runs."""
-    root = synthetic.experiment(tmp_path / "two", labels=("qsm", "sac"), seeds=5, evaluations=3)
-    collection = load.read([root])
-    summary = numbers.summarise(collection, numbers.per_seed(collection)) | {"timing": []}
-    (env,) = summary["envs"]
-    (leader, _), (other, _) = answer.ranking(summary, env)
-    summary["pairs"][0]["better"] = other
-    told = answer._verdict(summary, env)
-    assert f"{leader} has the best mean" in told
-    assert f"**{leader}**" not in told
-    assert f"**Yet {other} is better than it**" in told
-    assert "not separated" not in told
 
 
 def test_what_went_wrong_is_said_and_not_averaged(study: Path) -> None:
@@ -719,6 +704,19 @@ def test_algorithms_from_outside_are_shown_with_all_settings_and_their_code(tmp_
     assert "lr 0.0003, batch_size 256, actor_hidden [256, 256]" in text.replace("\\", "")
     assert "0123456789abcdef, fedcba9876543210" in text
     assert "It changed between the sessions or seeds of mine." in text
+
+
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_a_report_that_was_killed_half_way_is_made_again(tmp_path: Path, undrawn: None, monkeypatch, written: int) -> None:
+    root, out = synthetic.experiment(tmp_path / "grid", seeds=1), tmp_path / "report"
+    left, replace = [None] * written, Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *paths: (left.pop(), replace(*paths)))
+        with pytest.raises(IndexError):
+            write(root, out=out)
+    assert len([path for path in out.iterdir() if path.suffix in (".json", ".html", ".md", ".csv")]) == written
+    write(root, out=out)
+    assert not list(out.glob(".*.tmp"))
 
 
 def test_every_setting_of_every_algorithm_is_listed(tmp_path: Path, undrawn: None) -> None:
@@ -1179,13 +1177,15 @@ def test_a_curve_ends_where_the_tables_say(tmp_path: Path, undrawn: None) -> Non
     """Fails if it is drawn on to an evaluation beyond the frames that are compared."""
     rising = np.array([25.0, 100, 200, 900, 950, 1000])[:, None]
     for env in ("dmc/walker-walk", "dmc/cheetah-run"):
-        synthetic.run(tmp_path / "b", env, "long", 0, steps=80_000, evaluations=6, returns=rising)
+        for seed in range(2):
+            own = rising * (0.2 if (env, seed) == ("dmc/walker-walk", 1) else 1)  # so that mean and IQM differ
+            synthetic.run(tmp_path / "b", env, "long", seed, steps=80_000, evaluations=6, returns=own)
         synthetic.run(tmp_path / "b", env, "short", 0, steps=40_000, evaluations=5)
     summary, _ = write(tmp_path / "b")
     collection = load.read([tmp_path / "b"])
     panel = plots._efficiency(collection, numbers.per_seed(collection), summary, {"long": None, "short": None})
     for line in panel.series:
-        assert line.mean[1][-1] == pytest.approx(summary["aggregates"]["labels"][line.label]["final"]["iqm"]["value"])
+        assert line.mean[1][-1] == pytest.approx(summary["aggregates"]["labels"][line.label]["final"]["mean"]["value"])
 
 
 def test_training_that_ends_above_its_budget_is_scored_at_its_end(tmp_path: Path, undrawn: None) -> None:
