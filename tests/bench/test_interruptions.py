@@ -85,7 +85,7 @@ def test_a_second_signal_ends_the_process_at_once(number, tmp_path, monkeypatch)
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_ctrl_c_stops_a_grid_and_the_command_goes_on_with_it(bench_process, results, tmp_path, engine):
     words = ("run", "--algos", "sac(actor_hidden=[16,16],critic_hidden=[16,16],batch_size=16)", "--envs", "toy/multigoal",
-             "--seeds", "2", "--jobs", "1", "--no-report", "--name", "grid", "steps=1500", "warmup=100", "log_every=50",
+             "--seeds", "2", "--jobs", "1", "--no-report", "--name", "grid", "steps=2500", "warmup=100", "log_every=50",
              "checkpoint_every=100000", "eval.episodes=2")  # fmt: skip
     process = bench_process(*words, "--root", "stopped", "--engine", engine, cwd=tmp_path)
     grid = tmp_path / "stopped" / "grid"
