@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import re
 import sys
@@ -54,7 +55,7 @@ def call(args: argparse.Namespace, rest: list[str]) -> int:
 def overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
     """The key=value words among what argparse did not know, and --device as one. Raises UsageError for the others, and
     for an empty option."""
-    from bench.config import UsageError
+    from bench.config import RunConfig, UsageError
 
     for word in rest:
         if not OVERRIDE.match(word):
@@ -62,7 +63,11 @@ def overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
 
             options = [o for o in parser_options(args.command) if o.startswith("--")]
             near = difflib.get_close_matches(word, options, n=1)
+            setting = word.lstrip("-").partition("=")[0]
             hint = f"; did you mean {near[0]}?" if near else "; settings are given as key=value"
+            known = {field.name for field in dataclasses.fields(RunConfig)}
+            if setting in known and not any(option.startswith(word) for option in options):
+                hint = f"; settings are given as key=value: {setting}=…"
             raise UsageError(f"unknown argument {word!r}{hint}")
     if rest and args.command not in ("run", "sweep"):
         raise UsageError(f"{args.command} takes no settings, found {rest[0]!r}")

@@ -75,14 +75,19 @@ def remarks(experiment: Experiment) -> list[str]:
     """A line for each cell that failed, cannot go on with the settings asked for, or ran on another set-up than most; and for
     each whose own sessions differ, since such a run is not what an undisturbed one would have been."""
     cells = experiment.cells()
-    setups = {cell["dir"]: setup(experiment.run_dir(cell)) for cell in cells}
+    setups, lines = {}, []
+    for cell in cells:
+        try:
+            setups[cell["dir"]] = setup(experiment.run_dir(cell))
+        except UsageError as error:
+            setups[cell["dir"]] = {}
+            lines.append(f"{cell['dir']}: {error}")
     of = lambda key, cell: (key, cell[OUTSIDE[key]] if key in OUTSIDE else None)  # noqa: E731
     values: dict[tuple, Counter] = defaultdict(Counter)
     for cell in cells:
         for key, value in setups[cell["dir"]].items():
             values[of(key, cell)][value] += 1
     usual = {key: found.most_common(1)[0][0] for key, found in values.items()}
-    lines = []
     for cell in cells:
         directory = experiment.run_dir(cell)
         try:

@@ -103,7 +103,11 @@ class RunDir:
             return None
 
     def completion(self) -> dict[str, Any] | None:
-        return read_json(self.path / "DONE")
+        """What DONE says; {} where a crash of the machine left it torn: it is an end all the same."""
+        try:
+            return read_json(self.path / "DONE")
+        except UsageError:
+            return {}
 
     def failure(self) -> dict[str, Any] | None:
         return read_json(self.path / "FAILED.json")

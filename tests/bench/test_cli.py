@@ -91,6 +91,7 @@ BAD = {
     "key": (["stepps=3000"], "did you mean steps"),
     "nested key": (["eval.candidate=3"], "did you mean eval.candidates"),
     "argument": (["--sedes", "3"], "--sedes"),
+    "setting as an option": (["--steps", "3000"], "settings are given as key=value: steps="),
     "short for an argument": (["--seed", "42"], "did you mean --seeds"),
     "word": (["qsm"], "key=value"),
     "seeds 0": (["--seeds", "0"], "--seeds 0"),
@@ -277,6 +278,7 @@ def test_a_report_that_cannot_be_written_is_one_line_and_keeps_the_code(command,
 DAMAGED = {
     "experiment.json": ("status", "experiment.json cannot be read"), "config.yaml": ("status", "config.yaml cannot be read"),
     "provenance.json": ("status", "provenance.json cannot be read"), "progress.json": ("run", None),
+    "DONE": ("status", "toy/interior"),
 }  # fmt: skip
 
 
