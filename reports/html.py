@@ -119,9 +119,7 @@ def inline(text: str) -> Any:
         if len(part) > 2 and part[0] == part[-1] == "`":
             out.append(f"<code>{escape(part[1:-1])}</code>")
             continue
-        part = escape(part)
-        part = re.sub(r"(?<=\w)/(?=\w)", "/<wbr>", part)
-        part = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", part)
+        part = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(breakable(part)))
         out.append(re.sub(r"\[([^\]]+)\]\((#[\w-]+)\)", r'<a href="\2">\1</a>', part))
     return markupsafe.Markup("".join(out))
 

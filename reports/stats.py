@@ -199,14 +199,9 @@ def mean_interval(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Mean over the first axis with its t interval, [n, ...] -> three [...]; no interval below MIN_SEEDS."""
     values = np.asarray(values, dtype=np.float64)
-    n = len(values)
-    if n == 0:
+    if not len(values):
         raise ValueError("a mean needs at least one seed, found none")
-    mean = values.mean(0)
-    if n < MIN_SEEDS:
-        return mean, None, None
-    half = special.stdtrit(n - 1, (1 + level) / 2) * values.std(0, ddof=1) / np.sqrt(n)
-    return mean, mean - half, mean + half
+    return mean_over_tasks([values], level=level)
 
 
 def mean_estimate(values: np.ndarray, *, level: float = LEVEL) -> Estimate:
