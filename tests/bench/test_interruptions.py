@@ -221,8 +221,8 @@ def test_a_run_whose_heart_beats_on_another_machine_is_left_alone(copied, tmp_pa
 
 
 def test_status_compares_the_code_of_a_plug_in_with_its_own(small, train, command, tmp_path):
-    """Of five runs two are of the benchmark's own, which has no hash, and one of a plug-in that was changed."""
-    codes = {"sac": (None, None), "mine": ("one", "one", "two")}
+    """Two runs are of the benchmark's own, which has no hash, one of another plug-in, and one of a plug-in that was changed."""
+    codes = {"sac": (None, None), "mine": ("one", "one", "two"), "other": ("three",)}
     path, cells = tmp_path / "runs" / "grid", []
     config = small("sac", "steps=100")
     train(config, path / "first")
