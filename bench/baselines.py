@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.config import UsageError
 from bench.grid import parse_variants
 from bench.rundir import dump_json, read_json, replace_file
 from bench.timing import RATES
 from bench.timing_tables import Table
+from bench.typed import UsageError
 
 LIMIT = 1.25
 SAME = ("torch", "matmul_precision")  # of entries whose bodies can be compared

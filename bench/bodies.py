@@ -19,10 +19,12 @@ import algos as registry
 import envs
 from algos.agent import Agent, Replay, sample
 from algos.replay import ReplayBuffer
-from bench.config import CHOICES, UsageError, agent_config, algo_values, changed_from_defaults
+from bench.compose import agent_config, algo_values, changed_from_defaults
+from bench.config import CHOICES
 from bench.cost import OperationCounter, latest_start, period, random_batch, random_data
 from bench.grid import parse_variants
 from bench.speed import keep_freed_memory, phase_runner, set_matmul
+from bench.typed import UsageError
 from envs import EnvSpec, Score
 
 SPEC = EnvSpec(  # the sizes of dmc/cheetah-run

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.config import UsageError, user_error
 from bench.display import GridView, Watcher
 from bench.engines import Carrier, carrier
 from bench.grid import plan, refuse_incomparable
 from bench.rundir import Experiment
+from bench.typed import UsageError, user_error
 from bench.worker import LOOK, limit_threads, locked
 
 

@@ -36,7 +36,7 @@ def call(args: argparse.Namespace, rest: list[str]) -> int:
         sys.stdout.flush()
         return code
     except ValueError as error:
-        from bench.config import UsageError
+        from bench.typed import UsageError
 
         if isinstance(error, UsageError):
             print(f"error: {error}", file=sys.stderr)
@@ -55,7 +55,8 @@ def call(args: argparse.Namespace, rest: list[str]) -> int:
 def overrides(args: argparse.Namespace, rest: list[str]) -> list[str]:
     """The key=value words among what argparse did not know, and --device as one. Raises UsageError for the others, and
     for an empty option."""
-    from bench.config import RunConfig, UsageError
+    from bench.config import RunConfig
+    from bench.typed import UsageError
 
     for word in rest:
         if not OVERRIDE.match(word):
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def worker(args: argparse.Namespace) -> int:
-    from bench.config import UsageError
+    from bench.typed import UsageError
     from bench.worker import EXIT, die_with_parent, work
 
     if args.with_parent is not None:
@@ -110,7 +111,7 @@ def sweep(args: argparse.Namespace) -> int:
 
 
 def listing(args: argparse.Namespace) -> int:
-    from bench.config import available
+    from bench.compose import available
 
     if args.group == "envs":
         import envs
@@ -124,7 +125,7 @@ def listing(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     import reports
-    from bench.config import user_error
+    from bench.typed import user_error
     from reports.sweep import write as sweep_report
 
     if len(args.runs) == 1 and (args.runs[0] / "sweep.json").exists():
@@ -139,7 +140,7 @@ def report(args: argparse.Namespace) -> int:
 
 
 def archive(args: argparse.Namespace) -> int:
-    from bench.config import user_error
+    from bench.typed import user_error
     from reports import archive, load
 
     runs, size = user_error(lambda: archive.write(load.find(args.runs), args.out))
@@ -151,9 +152,9 @@ def archive(args: argparse.Namespace) -> int:
 
 def existing(args: argparse.Namespace):
     """A view of the grid or the sweep that --root and --name say; UsageError if there is none."""
-    from bench.config import UsageError
     from bench.display import GridView
     from bench.rundir import Experiment
+    from bench.typed import UsageError
 
     name = args.experiment or args.name
     if args.experiment and args.name not in (None, args.experiment):
@@ -184,8 +185,8 @@ def watch(args: argparse.Namespace) -> int:
 
 
 def play(args: argparse.Namespace) -> int:
-    from bench.config import user_error
     from bench.play import play
+    from bench.typed import user_error
 
     if args.out is not None:
         check_file(args.out)
@@ -215,10 +216,10 @@ def reproduce(args: argparse.Namespace) -> int:
 
 def timing(args: argparse.Namespace) -> int:
     from bench import baselines
-    from bench.config import UsageError
     from bench.rundir import dump_json, replace_file
     from bench.timing import Options, measure, rounds_shown
     from bench.timing_tables import show, timing_tables, write_figures
+    from bench.typed import UsageError
 
     asked = {name: getattr(args, name) for name in ("algos", "T", "batch", "width", "device", "mode")}
     settings = {name: value for name, value in asked.items() if value is not None}
@@ -258,8 +259,8 @@ def check_file(path: Path, *keys: str) -> None:
     the kind that would replace it, a JSON object with these keys."""
     import tempfile
 
-    from bench.config import UsageError
     from bench.rundir import read_json
+    from bench.typed import UsageError
 
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{path} cannot be written: {'it is' if path.is_dir() else f'{path.parent} is not'} a directory")

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config import UsageError
 from bench.rundir import dump_json, replace_file
 from bench.timing import DEFINITIONS, BodiesFailed, BodyServer, Options, check, default_core, one_round, rounds_shown
 from bench.timing_tables import Table, ms, show
+from bench.typed import UsageError
 
 FAIL = 1.25  # every HEAD median this many times above every BASE median: slower
 LOCKS = ("constraints.txt", "pyproject.toml")  # of a revision's packages

@@ -25,7 +25,7 @@ from torch import Tensor
 import algos
 from algos.agent import MODES, Rollout, sample
 from bench import contract, grid, run
-from bench.config import algo_values, available
+from bench.compose import algo_values, available
 from bench.cost import latest_start, period
 from bench.harness import (
     NoHostSync,

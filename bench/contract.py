@@ -18,7 +18,9 @@ from algos import agent_class
 from algos.agent import MODES, Agent, Draw, Phase, Replay, Rollout, sample
 from algos.optimizer import Adam
 from bench.clock import LOOP, OVERHEAD
-from bench.config import RunConfig, UsageError, agent_config, check_rollout, told, user_error
+from bench.compose import agent_config
+from bench.config import RunConfig, check_rollout
+from bench.typed import UsageError, told, user_error
 from envs.vector import VectorEnv
 
 METHODS = {"draws": "(phase, n)", "act": "(obs, noise, mode)", "value": "(obs, action)"}

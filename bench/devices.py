@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from bench.config import UsageError
+from bench.typed import UsageError
 
 
 def here() -> tuple[str, ...]:

@@ -8,8 +8,9 @@ import time
 from collections import Counter, defaultdict
 from typing import Any
 
-from bench.config import UsageError, from_plain
+from bench.config import from_plain
 from bench.rundir import Experiment, RunDir
+from bench.typed import UsageError
 from bench.worker import held
 
 PLAIN_INTERVAL = 15.0  # seconds between plain lines

@@ -13,25 +13,21 @@ from typing import Any
 
 import envs
 from algos import agent_class
-from bench.config import (
-    ALGO_META,
-    OPERATION,
+from bench.compose import (
     Override,
-    RunConfig,
-    UsageError,
     algo_values,
     check_overrides,
     composed,
-    dotted_keys,
     grid_defaults,
     known_name,
     parse_override,
     run_config,
     set_key,
-    to_plain,
 )
+from bench.config import ALGO_META, OPERATION, RunConfig, dotted_keys, to_plain
 from bench.contract import check_agents
 from bench.rundir import cell_dir
+from bench.typed import UsageError
 
 MOST_SEEDS = 10_000
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

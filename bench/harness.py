@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 import algos
 import envs
 from algos.agent import Agent, Batch, Trajectories, sample
-from bench.config import agent_config, algo_values
+from bench.compose import agent_config, algo_values
 from bench.cost import latest_start, period, random_data
 from envs import EnvSpec, Score
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.config import UsageError
+from bench.typed import UsageError
 
 FILES = {"metrics.jsonl": "train", "evals.jsonl": "eval", "clock.jsonl": "time"}
 NEEDS = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.config import UsageError
 from bench.policy import load_policy
 from bench.rundir import RunDir
+from bench.typed import UsageError
 
 FPS = 25  # frames, one for each decision, a second
 PLAY_STREAM = 3  # second word of the environment seed: other episodes than in training, evaluation and probes

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import algos
-from bench.config import agent_config
+from bench.compose import agent_config
 from bench.evaluate import act
 from bench.rundir import load_tensors
 from envs import EnvSpec

@@ -25,13 +25,15 @@ from algos.agent import Rollout, sample
 from algos.replay import buffer_for
 from bench import cost, devices, provenance
 from bench.clock import Clock, CudaClock
-from bench.config import RunConfig, UsageError, agent_config, changed_from_defaults, check_rollout, identity, to_plain
+from bench.compose import agent_config, changed_from_defaults
+from bench.config import RunConfig, check_rollout, identity, to_plain
 from bench.contract import BOUND, GlobalDraws
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite, finite
 from bench.mirror import Mirror, mirror
 from bench.rundir import HEARTBEAT, RunDir, load_tensors, read_json, replace_file, save_tensors
 from bench.speed import check_same_matmul, keep_freed_memory, phase_runner, set_matmul
+from bench.typed import UsageError
 
 STREAMS = {"init": 10, "explore": 11, "replay": 12, "noise": 13}  # words that keep a run's random streams apart
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, no quota, a file larger than this process may write

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bench.config import AUTO, RunConfig, UsageError, from_plain, identity, to_plain
+from bench.config import AUTO, RunConfig, from_plain, identity, to_plain
+from bench.typed import UsageError
 
 JSONL = ("metrics.jsonl", "evals.jsonl", "clock.jsonl")
 HEARTBEAT = 5.0  # seconds between two heartbeats of a run; on a busy disk one takes 10 ms

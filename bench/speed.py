@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from torch.utils._triton import has_triton
 
 from algos.agent import Agent, Batch, Phase, Trajectories
-from bench.config import UsageError
+from bench.typed import UsageError
 
 MATMUL_TOLERANCE = 1e-5  # largest relative error at which the fast path still counts as fp32
 

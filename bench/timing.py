@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import provenance
-from bench.config import UsageError
+from bench.typed import UsageError
 from reports.records import BUSY
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.config import UsageError, from_plain
+from bench.config import from_plain
 from bench.rundir import HEARTBEAT, Experiment, RunDir
+from bench.typed import UsageError
 
 EXIT = {"done": 0, "failed": 1, "stopped": 3, "disk full": 4}
 IN_USE = "is in use by"  # of every refusal because of another process

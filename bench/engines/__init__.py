@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from bench.config import RunConfig, UsageError
+from bench.config import RunConfig
 from bench.engines.common import Options
 from bench.rundir import Experiment
+from bench.typed import UsageError
 
 ENGINES = {"local": "bench.engines.local", "ray": "bench.engines.ray", "slurm": "bench.engines.slurm"}
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.config import UsageError
 from bench.provenance import usable_cores
 from bench.rundir import Experiment, RunDir
+from bench.typed import UsageError
 from bench.worker import EXIT, STOP_SIGNALS, thread_limits
 
 POLL = 0.2  # seconds between two looks at the workers

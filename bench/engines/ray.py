@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.config import UsageError
 from bench.engines.common import POLL, Options, command, describe, environment, first_line, log_path, required, stop_requests
 from bench.rundir import Experiment
+from bench.typed import UsageError
 
 RETRIES = 20  # nodes that one cell may lose
 

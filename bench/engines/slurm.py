@@ -18,9 +18,9 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-from bench.config import UsageError
 from bench.engines.common import POLL, Options, command, describe, environment, first_line, log_path, required, stop_requests
 from bench.rundir import Experiment
+from bench.typed import UsageError
 from bench.worker import EXIT
 
 DEFAULTS = {"timeout_min": 240, "signal_delay_s": 90}  # minutes until a task is requeued; seconds of warning before it

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.config import UsageError
 from bench.engines import carrier
+from bench.typed import UsageError
 from reports.reproduction import INDEX, Claim, Findings, write_index, write_page
 
 PRESETS = ("quick", "long", "full")

@@ -10,7 +10,7 @@ import torch
 import envs
 from algos import agent_class
 from algos.agent import Agent, Batch, sample
-from bench.config import agent_config
+from bench.compose import agent_config
 from bench.policy import load_policy
 from bench.reproduce import Context, Study
 from bench.reproduce.grids import SAYS, SMALL, Grid, Results, over_tasks, paired_seconds

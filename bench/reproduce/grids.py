@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench import carry
-from bench.config import UsageError, user_error
 from bench.engines.common import stop_requests
 from bench.grid import parse_envs, parse_variants
 from bench.reproduce import PRESETS, Context, Stopped
 from bench.rundir import Experiment
+from bench.typed import UsageError, user_error
 from reports import clocks, load, plots, summary
 from reports.figures import looks
 from reports.html import Section, Table, Text

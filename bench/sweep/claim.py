@@ -20,9 +20,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.config import UsageError
 from bench.rundir import is_fresh, read_json
 from bench.sweep.storage import Opened
+from bench.typed import UsageError
 from bench.worker import locked
 
 BEAT = 2.0  # seconds between two heartbeats of a trial

@@ -12,7 +12,6 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from bench.carry import say_report
-from bench.config import UsageError, user_error
 from bench.engines import Carrier
 from bench.engines.common import Options, stop_requests
 from bench.provenance import usable_cores
@@ -22,6 +21,7 @@ from bench.sweep.finish import confirm, snapshot
 from bench.sweep.plan import Plan, plan
 from bench.sweep.storage import FINISHED, Opened, open_storage, open_study, outages, public, study_name
 from bench.sweep.trial import run_trial
+from bench.typed import UsageError, user_error
 from bench.worker import EXIT, STOP_SIGNALS, die_with_parent, limit_threads, thread_limits
 
 REFUSED = 2  # exit code of a command, and so of a worker, that could not go on and has said why

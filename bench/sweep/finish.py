@@ -13,12 +13,14 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.carry import carry, summary, unfinished
-from bench.config import ALGO_META, UsageError, algo_values
+from bench.compose import algo_values
+from bench.config import ALGO_META
 from bench.grid import Cell
 from bench.rundir import Experiment, RunDir, dump_json, read_sweep, replace_file
 from bench.sweep.plan import SUFFIX, Plan
 from bench.sweep.space import Space
 from bench.sweep.storage import Opened, public
+from bench.typed import UsageError
 from bench.worker import IN_USE, locked, refuse_where_another_host_works
 
 WRITING = 60.0  # seconds that another process gets to write sweep.json

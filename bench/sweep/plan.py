@@ -12,12 +12,14 @@ from typing import Any
 
 import envs
 from bench.carry import check_name
-from bench.config import RunConfig, UsageError, algo_values, identity, parse_override, run_config
+from bench.compose import algo_values, parse_override, run_config
+from bench.config import RunConfig, identity
 from bench.contract import check_agents
 from bench.engines import Carrier, carrier
 from bench.grid import Cell, Variant, asked, cell_command, refuse_unbounded, refuse_unlike_budgets
 from bench.rundir import read_sweep
 from bench.sweep.space import Space, check_pruner, find, load
+from bench.typed import UsageError
 
 FIRST_TUNING_SEED = 10_000  # tuning runs count seeds from here, comparisons from 0 unless they are given others
 SAMPLERS = ("tpe", "random", "cmaes", "grid")

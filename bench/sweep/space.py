@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from algos import agent_class, nearest
-from bench.config import UsageError, search_path
+from bench.compose import search_path
+from bench.typed import UsageError
 
 PRUNERS = ("median", "hyperband", "none")
 MOST_POINTS = 100_000  # of one parameter

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.config import UsageError
 from bench.display import GridView, rows
 from bench.rundir import Experiment, is_fresh, read_json, read_sweep
 from bench.sweep.plan import SUFFIX
+from bench.typed import UsageError
 
 ENDS = {"complete": "complete", "pruned": "pruned", "fail": "failed"}  # of sweep.json
 ENDED = "ended.json"  # how a trial ended, in its directory, for those who look at files: the storage is what counts

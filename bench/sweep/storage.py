@@ -25,9 +25,9 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.config import UsageError
 from bench.sweep.plan import SAMPLER_SEED, Plan, Study
 from bench.sweep.space import on_grid
+from bench.typed import UsageError
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 OPENINGS = 5  # attempts at a database that others open too

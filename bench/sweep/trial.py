@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState
 
-from bench.config import UsageError
 from bench.contract import check_agents
 from bench.engines import Carrier
 from bench.engines.common import DISK_FULL, REFUSED, stop_requests
@@ -20,6 +19,7 @@ from bench.grid import Cell
 from bench.rundir import Experiment, RunDir, dump_json, replace_file
 from bench.sweep.claim import Claim
 from bench.sweep.status import ENDED
+from bench.typed import UsageError
 from bench.worker import IN_USE, locked
 
 ATTEMPTS = 2  # of a run whose process died (out of memory, a killed worker): it continues from its checkpoint

@@ -16,7 +16,7 @@ import torch
 
 import algos
 from algos.agent import Batch
-from bench.config import agent_config, algo_values
+from bench.compose import agent_config, algo_values
 
 DATA = Path(__file__).parent.parent / "data"
 WIDE = [64, 64]

@@ -11,7 +11,7 @@ from algos.agent import sample
 from algos.networks import MLP, TwinCritic
 from algos.optimizer import Adam
 from bench.bodies import spec_of
-from bench.config import agent_config, algo_values
+from bench.compose import agent_config, algo_values
 from bench.cost import latest_start, random_data
 
 # By algorithm and optimizer, a share of its largest gradient, where terms of both signs cancel in others by construction:

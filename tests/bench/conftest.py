@@ -14,7 +14,7 @@ import torch
 
 from algos import agent_class
 from bench import cli, grid, run
-from bench.config import algo_values
+from bench.compose import algo_values
 from bench.engines import local
 from bench.rundir import RunDir
 from bench.worker import work

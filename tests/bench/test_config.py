@@ -11,10 +11,11 @@ import yaml
 
 import algos
 import envs
-from bench import config as schema
-from bench.config import CONF, RunConfig, UsageError, agent_config, algo_values, available, identity
+from bench.compose import CONF, GridConfig, agent_config, algo_values, available, changed_from_defaults, grid_defaults
+from bench.config import EvalConfig, RunConfig, identity
 from bench.grid import parse_seeds, parse_variants, plan
 from bench.options import parser
+from bench.typed import UsageError, plain, typed
 
 PLUGIN = """
 from algos.sac import SAC
@@ -29,7 +30,7 @@ class Mine(SAC):
 def test_yaml_holds_the_defaults_of_the_dataclass(name):
     values = yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text())
     assert values.pop("agent") == name
-    assert values == schema.plain(dataclasses.asdict(algos.agent_class(name).Config()))
+    assert values == plain(dataclasses.asdict(algos.agent_class(name).Config()))
 
 
 @pytest.mark.parametrize("name", available("algo"))
@@ -37,15 +38,15 @@ def test_every_algorithm_composes_and_says_what_it_changed(name):
     values = algo_values(name)
     own = yaml.safe_load((CONF / "algo" / f"{name}.yaml").read_text())
     assert {key: values[key] for key in own if key != "defaults"} == {k: v for k, v in own.items() if k != "defaults"}
-    changed = schema.changed_from_defaults(values)
-    defaults = schema.plain(dataclasses.asdict(type(agent_config(values))()))
+    changed = changed_from_defaults(values)
+    defaults = plain(dataclasses.asdict(type(agent_config(values))()))
     assert set(changed) == {key for key in defaults if values[key] != defaults[key]}
 
 
 @pytest.mark.parametrize("name", available("preset"))
 def test_every_preset_makes_its_grid(name):
     cells, default = plan(name, None, None, None, [])
-    wanted = schema.grid_defaults(name)
+    wanted = grid_defaults(name)
     assert len(cells) == len(wanted.algos) * len(wanted.envs) * wanted.seeds
     assert default.startswith(f"{name}-")
 
@@ -55,11 +56,11 @@ def test_config_yaml_has_the_keys_of_the_dataclasses():
     values.pop("defaults")
     fields = {field.name: field for field in dataclasses.fields(RunConfig)}
     assert set(values) - {"grid"} == set(fields) - {"label", "algo", "seed"}
-    assert set(values["eval"]) == {field.name for field in dataclasses.fields(schema.EvalConfig)}
-    assert set(values["grid"]) == {field.name for field in dataclasses.fields(schema.GridConfig)}
+    assert set(values["eval"]) == {field.name for field in dataclasses.fields(EvalConfig)}
+    assert set(values["grid"]) == {field.name for field in dataclasses.fields(GridConfig)}
     for name in set(values) - {"grid", "env", "eval"}:
         assert values[name] == fields[name].default, name
-    assert schema.typed(schema.EvalConfig, values["eval"]) == schema.EvalConfig()
+    assert typed(EvalConfig, values["eval"]) == EvalConfig()
 
 
 def test_a_union_takes_each_of_its_types():
@@ -67,10 +68,10 @@ def test_a_union_takes_each_of_its_types():
     class Mine:
         scale: float | str | None = "auto"
 
-    found = [schema.typed(Mine, {"scale": value}).scale for value in ("auto", 2, None)]
+    found = [typed(Mine, {"scale": value}).scale for value in ("auto", 2, None)]
     assert found == ["auto", 2.0, None]
     with pytest.raises(UsageError, match="scale=True has the wrong type"):
-        schema.typed(Mine, {"scale": True})
+        typed(Mine, {"scale": True})
 
 
 def test_an_automatic_warm_up_holds_a_batch():
@@ -151,7 +152,7 @@ def test_a_plugin_brings_its_dataclass(tmp_path, monkeypatch):
     cells, _ = plan("quick", "mine=outside_agents:Mine(tau=0.1)", "toy/interior", "1", ["algo.gamma=0.5"])
     algo = cells[0].config.algo
     assert (algo["agent"], algo["tau"], algo["gamma"]) == ("outside_agents:Mine", 0.1, 0.5)
-    assert schema.changed_from_defaults(algo) == {"tau": [0.005, 0.1], "gamma": [0.99, 0.5]}
+    assert changed_from_defaults(algo) == {"tau": [0.005, 0.1], "gamma": [0.99, 0.5]}
 
 
 def test_a_users_conf_folder_is_searched(tmp_path, monkeypatch):
@@ -233,7 +234,7 @@ def test_automatic_intervals_follow_steps():
 
 def test_a_mapping_sets_its_own_keys_alone():
     """Fails if the rest of the group falls back on the schema's defaults."""
-    assert one("sac", "toy/interior", "eval={action: sample}").eval == schema.EvalConfig(episodes=5, action="sample")
+    assert one("sac", "toy/interior", "eval={action: sample}").eval == EvalConfig(episodes=5, action="sample")
 
 
 def test_the_command_of_a_cell_leaves_out_what_does_not_reach_it():
@@ -263,7 +264,7 @@ def test_a_users_preset_that_cannot_be_is_refused(tmp_path, monkeypatch, content
 def test_a_users_file_under_one_of_our_names_is_refused_unless_it_is_the_same(tmp_path, monkeypatch, group, name):
     own = tmp_path / "conf" / group / f"{name}.yaml"
     own.parent.mkdir(parents=True)
-    own.write_bytes((schema.CONF / group / f"{name}.yaml").read_bytes())
+    own.write_bytes((CONF / group / f"{name}.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     plan("quick", "sac", "toy/interior", "1", [])
     own.write_text(own.read_text() + "\n# mine\n")

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from bench import conformance, harness
-from bench.config import UsageError
+from bench.typed import UsageError
 
 BROKEN = """
 import collections

@@ -10,8 +10,8 @@ from ctypes.util import find_library
 import numpy as np
 import pytest
 
-from bench.config import UsageError
 from bench.play import play
+from bench.typed import UsageError
 
 CARTPOLE = ("env.action_repeat=40", "steps=1200", "warmup=800", "eval_every=1200", "log_every=600", "eval.episodes=1")
 DECISIONS = 25

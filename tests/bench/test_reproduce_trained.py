@@ -18,10 +18,10 @@ from PIL import Image
 from algos import agent_class
 from algos.agent import Batch, Phase, normal
 from bench import carry
-from bench.config import UsageError
 from bench.reproduce import fig4, fig5, fig8
 from bench.reproduce.grids import Grid, Results, over_tasks
 from bench.rundir import Experiment
+from bench.typed import UsageError
 from envs import EnvSpec, Score
 from reports import plots
 from reports.html import Figure

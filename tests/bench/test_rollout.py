@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bench import conformance
-from bench.config import UsageError
 from bench.grid import plan
+from bench.typed import UsageError
 
 PPO = "onpolicy:PPO"
 SMALL = "actor_hidden=[16,16],critic_hidden=[16,16],envs=4,length=9,epochs=2,minibatches=2"

@@ -18,9 +18,10 @@ import bench
 import envs
 from algos.agent import sample
 from bench import run
-from bench.config import EvalConfig, RunConfig, UsageError
+from bench.config import EvalConfig, RunConfig
 from bench.evaluate import Probes
 from bench.rundir import RunDir, load_tensors
+from bench.typed import UsageError
 from reports.records import read_config
 
 

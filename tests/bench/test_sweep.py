@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from sweeping import AGENT, LOW, PLANE, score
 
 from bench import run as run_module
-from bench.config import UsageError, algo_values, available
+from bench.compose import algo_values, available
 from bench.engines import local
 from bench.engines.common import DISK_FULL, Options, _tell, stop_requests
 from bench.options import parser
@@ -37,6 +37,7 @@ from bench.sweep.plan import plan
 from bench.sweep.space import find, load
 from bench.sweep.status import SweepView
 from bench.sweep.storage import SAMPLERS, PerTrial, open_storage
+from bench.typed import UsageError
 from bench.worker import locked
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")

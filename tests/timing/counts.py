@@ -14,7 +14,7 @@ import torch
 
 import algos
 from bench.bodies import spec_of
-from bench.config import agent_config, algo_values, available
+from bench.compose import agent_config, algo_values, available
 from bench.cost import count_acting, count_period
 
 PATH = Path(__file__).with_name("counts.json")

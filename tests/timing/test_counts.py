@@ -13,7 +13,7 @@ from algos.agent import MODES, sample
 from algos.qsm import QSM
 from bench import bodies
 from bench.bodies import SPEC
-from bench.config import available
+from bench.compose import available
 from bench.cost import OperationCounter, count, count_acting, count_period, count_work, random_batch
 
 STEPS = (2, 3, 5, 9)

@@ -11,9 +11,9 @@ from clockwork import DEFINITIONS, work
 
 import reports.wall_clock
 from bench import baselines, bodies, cli, provenance, timing
-from bench.config import UsageError
 from bench.cost import count_period
 from bench.timing_tables import as_markdown, chain_tables, floor_rows
+from bench.typed import UsageError
 
 TURNS = [100.0] * 2 + [2.0] * 4 + [4.0] * 4 + [6.0] * 4  # two calls warm up, then four in each of three rounds
 
