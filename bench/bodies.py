@@ -21,9 +21,10 @@ from algos.agent import Agent, Replay, sample
 from algos.replay import ReplayBuffer
 from bench.compose import agent_config, algo_values, changed_from_defaults
 from bench.config import CHOICES
-from bench.cost import OperationCounter, latest_start, period, random_batch, random_data
+from bench.cost import OperationCounter
 from bench.grid import parse_variants
 from bench.speed import keep_freed_memory, phase_runner, set_matmul
+from bench.synthetic import latest_start, period, random_batch, random_data
 from bench.typed import UsageError
 from envs import EnvSpec, Score
 

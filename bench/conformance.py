@@ -26,7 +26,6 @@ import algos
 from algos.agent import MODES, Rollout, sample
 from bench import contract, grid, run
 from bench.compose import algo_values, available
-from bench.cost import latest_start, period
 from bench.harness import (
     NoHostSync,
     alike,
@@ -42,6 +41,7 @@ from bench.harness import (
     targets,
     train,
 )  # fmt: skip
+from bench.synthetic import latest_start, period
 
 
 def under_test() -> list[Any]:

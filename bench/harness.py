@@ -17,7 +17,7 @@ import algos
 import envs
 from algos.agent import Agent, Batch, Trajectories, sample
 from bench.compose import agent_config, algo_values
-from bench.cost import latest_start, period, random_data
+from bench.synthetic import latest_start, period, random_data
 from envs import EnvSpec, Score
 
 SMALL = {

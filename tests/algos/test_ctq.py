@@ -12,7 +12,7 @@ import envs
 from algos.agent import Trajectories, sample
 from algos.ctq import Config, ContinuousQ
 from algos.score import ScoreNetwork, features, split
-from bench.cost import random_data
+from bench.synthetic import random_data
 
 BETA, CENTER, SD, MEAN = 2.0, 1.0, 0.5, 0.4
 

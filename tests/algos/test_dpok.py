@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 import envs
 from algos.agent import Trajectories, sample
 from algos.dpok import DPOK, Config
-from bench.cost import random_data
+from bench.synthetic import random_data
 
 SPEC = envs.make("generation/gmm1d", 0)[1]
 

@@ -12,7 +12,7 @@ from algos.networks import MLP, TwinCritic
 from algos.optimizer import Adam
 from bench.bodies import spec_of
 from bench.compose import agent_config, algo_values
-from bench.cost import latest_start, random_data
+from bench.synthetic import latest_start, random_data
 
 # By algorithm and optimizer, a share of its largest gradient, where terms of both signs cancel in others by construction:
 # ctq's deltas are centred at each time, so that the gradients in the biases of J are 0 but for rounding, or close to it.

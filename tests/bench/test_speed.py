@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_map
 import algos
 from algos.agent import Agent, Trajectories, sample
 from bench import run, speed
-from bench.cost import random_data
 from bench.finite import FirstNonFinite, NonFinite
 from bench.harness import batches, build, noise_of, spec_for
 from bench.rundir import RunDir
 from bench.speed import Compiled, Graphs, check_same_matmul
+from bench.synthetic import random_data
 
 UPDATES = 16
 # what an update of these settings does beyond the default: a schedule, clipping, several optimizer steps

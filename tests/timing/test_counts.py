@@ -14,7 +14,8 @@ from algos.qsm import QSM
 from bench import bodies
 from bench.bodies import SPEC
 from bench.compose import available
-from bench.cost import OperationCounter, count, count_acting, count_period, count_work, random_batch
+from bench.cost import OperationCounter, count, count_acting, count_period, count_work
+from bench.synthetic import random_batch
 
 STEPS = (2, 3, 5, 9)
 
