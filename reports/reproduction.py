@@ -25,6 +25,7 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "not decidable at this budget"
 class Claim:
     """One statement of a paper in one sentence, and the rule, with its threshold, that decides it.
 
+    ours: the paper does not state it; it is asked beside what it does state, and marked wherever it stands.
     revised: what of the rule or its measurement was changed after a result had been seen, and what that result was; '' if
     nothing was. It stands on the page beside the rule: a verdict under a revised rule is no blind test.
     """
@@ -33,6 +34,10 @@ class Claim:
     text: str
     rule: str
     revised: str = ""
+    ours: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} (ours)" if self.ours else self.text
 
 
 @dataclass(frozen=True)
@@ -143,28 +148,34 @@ def _open(seen: str, needed: int | None, unit: str) -> Verdict:
 
 
 def write_page(
-    out: Path, name: str, title: str, *, source: str, claims: Sequence[Claim], findings: Findings, budget: str, preset: str
+    out: Path, name: str, title: str, *, source: str, setup: str, claims: Sequence[Claim], findings: Findings, budget: str,
+    preset: str, made: Mapping[str, str],
 ) -> Path:
-    """Writes the page's files (those of reports.report.write_pages) into `out`; returns report.html's path."""
+    """Writes the page's files (those of reports.report.write_pages) into `out`; returns report.html's path.
+
+    setup: what is studied; budget: what was spent; made: when the page was made, and by what (date, revision, cpu).
+    """
     from reports.report import write_pages
 
     missing = [claim.key for claim in claims if claim.key not in findings.verdicts]
     if missing:
         raise ValueError(f"{name}: no verdict on {', '.join(missing)}; each claim needs one")
     answered = [
-        {"key": c.key, "claim": c.text, "rule": c.rule, "revised": c.revised,
+        {"key": c.key, "claim": str(c), "rule": c.rule, "revised": c.revised,
          "outcome": findings.verdicts[c.key].outcome, "why": findings.verdicts[c.key].why} for c in claims
     ]  # fmt: skip
     lead = "\n\n".join(f"**{c['outcome'].capitalize()}**: {c['claim']}" for c in answered)
     first = Section("verdict", "Claim and verdict", [
         Text(lead, "lead"),
         Text("\n\n".join(c["why"] for c in answered)),
+        Text(setup + (f" {OURS}" if any(claim.ours for claim in claims) else "")),
         Text(f"Source: {source}. Budget `{preset}`: {budget}"),
         Table(["claim", "rule", "changed after a result was seen"],
               [[c["claim"], Cell(c["rule"]), Cell(c["revised"] or "no")] for c in answered]),
-        Text(f"To make this page again: `python -m bench reproduce {name} --preset {preset}`"),
+        Text(f"Made on {made['date']} with revision {made['revision']} on {made['cpu']}. To make this page again: "
+             f"`python -m bench reproduce {name} --preset {preset}`"),
     ])  # fmt: skip
-    numbers = {"name": name, "preset": preset, "source": source, "claims": answered, **findings.numbers}
+    numbers = {"name": name, "preset": preset, "source": source, "made": dict(made), "claims": answered, **findings.numbers}
     path = write_pages(out, title, [first, *findings.sections], subtitle=source, rows=[], numbers=numbers)
     for png in (out / "figures").glob("*.png"):
         shrink(png)
@@ -183,6 +194,7 @@ def shrink(path: Path) -> None:
     small.save(path, optimize=True)
 
 
+OURS = "A claim marked as ours is not stated in the paper; it is asked beside what is."
 INDEX = "# The experiments of the papers, made again"  # the first line, by which an index is known
 
 
@@ -193,6 +205,7 @@ def write_index(folder: Path) -> Path:
         "Each page is made by one command, `python -m bench reproduce NAME [--preset quick|long|full]`, and gives the claim,",
         "the rule that decides it (and what of it was changed after a result was seen), the verdict computed from the data,",
         "figures and numbers (`summary.json`). `python -m bench reproduce --list` names them. A verdict belongs to its budget.",
+        OURS,
         "",
         "| experiment | budget | claim | verdict |",
         "| --- | --- | --- | --- |",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.engines import carrier
+from bench.provenance import cpu_name, git_revision
 from bench.typed import UsageError
 from reports.reproduction import INDEX, Claim, Findings, write_index, write_page
 
@@ -36,12 +38,13 @@ class Context:
 class Study:
     """An experiment of a paper.
 
-    budgets: what each preset spends, as `run` understands it; its text stands on the page. run(budget, context) gives the
-    findings, or raises Stopped where it was interrupted.
+    setup: what is studied, and what of it the paper leaves open and is chosen here. budgets: what each preset spends, as `run`
+    understands it. Both stand on the page. run(budget, context) gives the findings, or raises Stopped where it was interrupted.
     """
 
     title: str
     source: str  # the paper's section, equation or figure
+    setup: str
     claims: tuple[Claim, ...]
     budgets: Mapping[str, Any]
     run: Callable[[Any, Context], Findings]
@@ -79,9 +82,15 @@ def reproduce(name: str, preset: str, root: Path, out: Path, how: Namespace) -> 
         raise UsageError(f"--out {out} has a README.md of its own, where the index of the pages goes; choose another directory")
     budget = chosen.budgets[preset]
     findings = chosen.run(budget, Context(name, preset, root, how))
+    sha, dirty = git_revision()
+    made = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "revision": f"{sha[:7]}{' with changes' if dirty else ''}" if sha else "unknown",
+        "cpu": cpu_name(),
+    }
     write_page(
-        out / name, name, chosen.title, source=chosen.source, claims=chosen.claims, findings=findings, preset=preset,
-        budget=str(budget),
+        out / name, name, chosen.title, source=chosen.source, setup=chosen.setup, claims=chosen.claims, findings=findings,
+        preset=preset, budget=str(budget), made=made,
     )  # fmt: skip
     write_index(out)
     return findings
@@ -94,7 +103,7 @@ def command(args: Namespace) -> int:
             chosen = study(name)
             print(f"{name}: {chosen.title} ({chosen.source})")
             for claim in chosen.claims:
-                print(f"    {claim.text}")
+                print(f"    {claim}")
         return 0
     if args.name is None:
         raise UsageError(f"reproduce needs a name; known are {', '.join(names())}")

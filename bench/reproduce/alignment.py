@@ -254,6 +254,10 @@ TASK = "dmc/walker-walk"  # of six action dimensions: in one, alignment would co
 STUDY = Study(
     title="The score and the action gradient of Q",
     source="arXiv 2312.11752, Theorems 4.1 and 4.3",
+    setup="A linear-quadratic problem, chosen here, with state x and action a in R^2: dx = (A x + B a) dt with A = [[-0.5, "
+    "0.6], [-0.2, -0.3]] and B = [[1, 0.3], [0, 0.8]]; da = Psi(x, a) dt; reward -z'Mz/2 of z = (x, a), M = diag(1, "
+    "2, 0.5, 0.1), at discount exp(-0.1 t). The bound on the flow's size is its price 0.2 |Psi|^2 / 2. For a linear "
+    "flow Q, its gradient and the optimum are exact. And QSM's training on tasks in which it learns.",
     claims=(
         Claim(
             "collinear",
@@ -279,6 +283,7 @@ STUDY = Study(
             "seeds at quick asked for about 14, so that long has 16 since, in place of 5. These gave z = -0.028 [-0.361, "
             "0.305], of six evaluations a run and of one action dimension, where a cosine is a sign; so the task is now "
             "walker-walk, with more evaluations.",
+            ours=True,
         ),
     ),
     budgets={

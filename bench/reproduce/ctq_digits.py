@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bench.reproduce import Context, Study
-from bench.reproduce.generated import CENTRED, last, samples, trained
+from bench.reproduce.generated import CENTRED, NUMBERS, last, samples, trained
 from bench.reproduce.grids import Grid, Results, missing
 from envs.generation import Config, points, reward
 from reports.figures import draw
@@ -91,6 +91,7 @@ REVISED = (
 STUDY = Study(
     title="Digits with small JPEG files",
     source="arXiv 2409.04832, section 8 (there CIFAR-10)",
+    setup=f"Digits of 8 x 8 pixels in place of CIFAR-10, and the reward -bytes / 100 of the JPEG file. {NUMBERS}",
     claims=(
         Claim(
             "small",

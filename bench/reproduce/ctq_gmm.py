@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.reproduce import Context, Study
-from bench.reproduce.generated import CENTRED, histogram, last, samples, trained, truth
+from bench.reproduce.generated import CENTRED, NUMBERS, histogram, last, samples, trained, truth
 from bench.reproduce.grids import Grid, Results, missing
 from envs.generation import points
 from envs.generation.estimator import RatioEstimator
@@ -128,6 +128,7 @@ GRID = Grid("ctq", ENV, 3, ("steps=5120000", "eval_every=2560000", "log_every=64
 STUDY = Study(
     title="A mixture in one dimension, and the ratio estimator",
     source="arXiv 2409.04832, section 7 (m = 300), eq. 19",
+    setup=f"Two Gaussians at -1.5 and 1.5 of standard deviation 0.5, and the reward -(y - 1)^2. {NUMBERS}",
     claims=(
         Claim(
             "data",

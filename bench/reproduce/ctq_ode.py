@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.reproduce import Context, Study
-from bench.reproduce.generated import CENTRED, last, play, samples, trained, truth
+from bench.reproduce.generated import CENTRED, NUMBERS, last, play, samples, trained, truth
 from bench.reproduce.grids import Grid, Results, missing
 from reports.figures import Panel, draw, lines, looks, series
 from reports.html import Section, Table, Text
@@ -115,6 +115,7 @@ GRID = Grid("ctq", ENV, 3, ("steps=3840000", "eval_every=1920000", "log_every=64
 STUDY = Study(
     title="Sampling by the SDE and by the flow, in few and in many steps",
     source="arXiv 2409.04832, section 9.1",
+    setup=f"The Swiss roll in the plane, and a reward for -1 <= y_1 <= 1.2. {NUMBERS}",
     claims=(
         Claim(
             "few",

@@ -10,7 +10,7 @@ import torch
 
 from bench.policy import load_policy
 from bench.reproduce import Context, Study
-from bench.reproduce.generated import CENTRED, coarse, counts, last, play, samples, truth
+from bench.reproduce.generated import CENTRED, NUMBERS, coarse, counts, last, play, samples, truth
 from bench.reproduce.grids import Grid, Results, larger_budget
 from envs.generation.truth import FLOOR
 from reports.figures import draw
@@ -140,6 +140,7 @@ REVISED = (
 STUDY = Study(
     title="A Swiss roll: q-learning against fine-tuning a good and a bad pretrained model",
     source="arXiv 2409.04832, section 7 (m = 120)",
+    setup=f"The Swiss roll in the plane, and a reward for -1 <= y_1 <= 1.2. {NUMBERS}",
     claims=(
         Claim(
             "bad",

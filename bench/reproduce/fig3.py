@@ -26,6 +26,8 @@ def run(budget: Grid, context: Context) -> Findings:
 STUDY = Study(
     title="Returns on six control tasks",
     source="arXiv 2312.11752, section 5.1, Figure 3",
+    setup="Cheetah-run, walker-run and hopper-hop are tasks of the paper (its public reviews name them). The other three, the "
+    "number of seeds and the action repeat are chosen here, since its text does not state them.",
     claims=(
         Claim(
             "return",

@@ -84,6 +84,7 @@ TASK = "dmc/cartpole-swingup"
 STUDY = Study(
     title="Actions at the first state of cartpole-swingup",
     source="arXiv 2312.11752, section 5.1, Figure 4",
+    setup="64 actions are drawn at each of four first states of episodes; what counts as a mode or an extreme is chosen here.",
     claims=(
         Claim(
             "modes",

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from bench.reproduce import Context, Study
-from bench.reproduce.grids import SAYS, SMALL, Grid, Results, sampled
+from bench.reproduce.grids import COMPARATOR, SAYS, SMALL, Grid, Results, sampled
 from reports.charts import clouds
 from reports.figures import draw
 from reports.html import Figure, Section, Table, Text
@@ -78,6 +78,7 @@ TASK = "dmc/quadruped-walk"
 STUDY = Study(
     title="Diversity of actions on the quadruped",
     source="arXiv 2312.11752, section 5.1, Figure 5",
+    setup=f"{COMPARATOR} The measures of diversity are chosen here: the paper shows actions in a plane.",
     claims=(
         Claim(
             "diversity",

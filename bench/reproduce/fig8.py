@@ -13,7 +13,7 @@ from algos.agent import Agent, Batch, sample
 from bench.compose import agent_config
 from bench.policy import load_policy
 from bench.reproduce import Context, Study
-from bench.reproduce.grids import SAYS, SMALL, Grid, Results, over_tasks, paired_seconds
+from bench.reproduce.grids import COMPARATOR, SAYS, SMALL, Grid, Results, over_tasks, paired_seconds
 from reports.figures import Panel, draw, lines, looks, series
 from reports.html import Section, Table, Text
 from reports.load import Run
@@ -231,6 +231,7 @@ ENV = "dmc/cartpole-swingup"
 STUDY = Study(
     title="QSM against Diffusion-QL under identical hyperparameters",
     source="arXiv 2312.11752, section 3, eq. 9, and appendix A, Figure 8",
+    setup=COMPARATOR,
     claims=(
         Claim(
             "time",
@@ -244,6 +245,7 @@ STUDY = Study(
             "Under identical hyperparameters QSM reaches at least Diffusion-QL's return.",
             f"Holds if the 95 % interval of QSM's final normalised score minus Diffusion-QL's lies above -{MARGIN}; does not "
             f"hold if it lies below. Not decidable unless the better one reaches {LEARNED}.",
+            ours=True,
         ),
         Claim(
             "variance",

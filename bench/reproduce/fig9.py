@@ -39,6 +39,8 @@ def cost(results: Results) -> Section:
 STUDY = Study(
     title="Deeper diffusion on a harder task",
     source="arXiv 2312.11752, appendix A, Figure 9",
+    setup="The paper's text does not name its harder tasks; walker-run, or quadruped-run and humanoid-walk at full, and the "
+    "depths are chosen here.",
     claims=(
         Claim(
             "depth",

@@ -19,6 +19,7 @@ CENTRED = (  # said where the claims are about its results
     "The agent: q-learning's first runs learned J's function of time and were slower or diverged; it is solved for now "
     "(`centered`)."
 )
+NUMBERS = "The paper's text gives the data and m; their numbers, the reward, beta, f, T and the networks are chosen here."
 SAMPLES, STREAM = 4096, 5  # samples of a law; word of the environment seed, apart from training's and the evaluations'
 
 

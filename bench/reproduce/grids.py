@@ -24,6 +24,10 @@ from reports.words import estimate, large, listing, number, plural
 
 TINY = "actor_hidden=[64,64],critic_hidden=[64,64],batch_size=128"  # of the quick presets: four times cheaper
 SMALL = ("algo.actor_hidden=[64,64]", "algo.critic_hidden=[64,64]", "algo.batch_size=128", "env.action_repeat=8")
+COMPARATOR = (
+    "Diffusion-QL is this benchmark's `dql`, whose actor follows the online critics, normalised, and not the online variant in "
+    "the QSM paper's own code, which follows the smaller target critic as it is; docs/algorithms.md has the rest."
+)
 SAYS = "Networks of 2 x 64 and a few thousand frames at action repeat 8: made to show that all runs, and little else."
 
 
@@ -111,9 +115,10 @@ class Results:
         asked = (min if each else max)(means, key=means.get)
         if means[asked] >= least:
             return None
+        of = f" of {listing(labels)}" if labels and set(labels) != set(self.summary["labels"]) else ""
         return Verdict(
             OPEN,
-            f"Nothing has been learned that could be compared: the {'lowest' if each else 'highest'} mean final score is "
+            f"Nothing has been learned that could be compared: the {'lowest' if each else 'highest'} mean final score{of} is "
             f"{number(means[asked])} of the normalised range ({asked}), and the rule asks for {least:g}. Runs of more frames "
             f"come first{larger_budget(self.preset)}.",
         )

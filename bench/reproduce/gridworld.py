@@ -186,6 +186,9 @@ def table(budget: Budget, rows: dict, ends: list[float]) -> Section:
 STUDY = Study(
     title="Tabular Q-score matching in a gridworld",
     source="arXiv 2312.11752, section 4.3, eq. 20, Figure 2",
+    setup="The paper does not state its grid. Here it has 6 x 6 cells; start and goal (+1) lie in opposite corners, a trap "
+    "(-1) in the third row and fourth column; both end the episode. Any other move costs 0.04, one against a wall "
+    "stays where it is, and gamma is 0.95.",
     claims=(
         Claim(
             "entropy",

@@ -88,8 +88,8 @@ def verdicts(module, tmp_path: Path) -> dict[str, str]:
     budget = dataclasses.replace(budget, **SMALLER[module]) if module in SMALLER else budget
     findings = study.run(budget, Context(name, "quick", tmp_path, SimpleNamespace()))
     write_page(
-        tmp_path / name, name, study.title, source=study.source, claims=study.claims, findings=findings, budget="",
-        preset="quick",
+        tmp_path / name, name, study.title, source=study.source, setup=study.setup, claims=study.claims, findings=findings,
+        budget="", preset="quick", made={"date": "", "revision": "", "cpu": ""},
     )  # fmt: skip
     return {key: verdict.outcome for key, verdict in findings.verdicts.items()}
 
