@@ -23,7 +23,7 @@ test-slow: $(VENV)/.installed-test-slow
 timing-baseline: $(VENV)/.installed-test
 	$(BIN)/python tests/timing/counts.py
 
-# Makes docs/results again, and the curves that reports draw beside a user's: about 36 core-hours, resumable.
+# Makes docs/results again, and the curves that reports draw beside a user's: about 39 core-hours, resumable.
 results: $(VENV)/.installed
 	$(BIN)/python docs/results/remake.py
 

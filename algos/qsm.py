@@ -82,7 +82,7 @@ class QSM(Agent):
         return 2 * F.mse_loss(q, y.expand_as(q)), q  # the sum of the two mean squared errors
 
     def score_target(self, batch: Batch, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What eps_theta(s, a_t, t) is regressed on: -M_q grad_a Q(s, a_t) (Alg. 1; eq. 13 with the DDPM sign)."""
+        """What eps_theta(s, a_t, t) is regressed on: -M_q grad_a Q(s, a_t) (Alg. 1; after eq. 11, with the DDPM sign)."""
         noised, sigma = self.chain.noised(batch.action, noise["eps"], noise["t"])
         at = noised if self.config.gradient_at == "noised" else batch.action
         gradient = self.critics.action_gradient(batch.obs, at, self.config.critic_reduce)

@@ -55,7 +55,8 @@ def simulate(
 def text() -> str:
     """COVERAGE as a plain-text table, for help pages."""
     heads = ("plain bootstrap", "IQM (ours)", "mean (ours)", "mean of a cell (t)", "P(improvement)")
-    lines = ["  ".join(("tasks seeds  one spreads", *heads))]
+    lines = ["how often a report's 95 % intervals contain the truth, in simulated studies of normal scores:", ""]
+    lines.append("  ".join(("tasks seeds  one spreads", *heads)))
     for (tasks, seeds, ratio), row in COVERAGE.items():
         values = (f"{100 * row[name]:.1f} %".rjust(len(head)) for name, head in zip(METHODS, heads, strict=True))
         lines.append("  ".join((f"{tasks:5d} {seeds:5d}  {'as others' if ratio == 1 else f'{ratio} times':>11}", *values)))

@@ -80,7 +80,7 @@ def provenance(collection: Collection, summary: Row, look: dict[str, Look]) -> S
     files = (
         "Beside this page: `per_seed.csv` has one row for each seed, from which every score, cost and comparison here can be "
         "recomputed; `summary.json` has what the tables of scores, comparisons, references, costs and evaluation show; "
-        "`figures/` each figure as PNG and SVG."
+        "`figures/` each figure."
     )
     blocks: list[Any] = [Text(files)]
     blocks += [_rules(summary), _differences(collection, look), _outside(collection, look), _tasks_outside(collection)]
