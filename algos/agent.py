@@ -136,8 +136,8 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
-    """Settings every off-policy agent shares; its own Config extends this one. Benchmark defaults."""
+class NetworkConfig:
+    """Settings of an actor and its critics, whatever they are trained on. Benchmark defaults."""
 
     actor_hidden: tuple[int, ...] = (256, 256)  # widths of the actor's hidden layers
     critic_hidden: tuple[int, ...] = (256, 256)  # widths of each critic's hidden layers
@@ -145,12 +145,8 @@ class ReplayConfig:
     actor_activation: str = "mish"
     init: str = "xavier"  # initial weights: xavier (official QSM) | torch (torch.nn.Linear's default)
     gamma: float = 0.99  # discount per decision
-    tau: float = 0.005  # Polyak rate of the target critics
     actor_lr: float = 3e-4  # Adam
     critic_lr: float = 3e-4  # Adam
-    batch_size: int = 256
-    capacity: int = 1_000_000  # transitions kept
-    n_step: int = 1  # steps in the return; the bootstrap uses gamma^k for the k actually used, without correction
     grad_clip: float = 0.0  # largest 2-norm of the gradient of each network's optimizer; 0: no clipping
 
     def __post_init__(self) -> None:
@@ -160,13 +156,26 @@ class ReplayConfig:
             require_choice(name, getattr(self, name), ACTIVATIONS)
         require_choice("init", self.init, ("xavier", "torch"))
         require(0 <= self.gamma <= 1, "gamma", self.gamma, "a value in [0, 1]")
-        require(0 < self.tau <= 1, "tau", self.tau, "a value in (0, 1]")
         for name in ("actor_lr", "critic_lr"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.grad_clip >= 0, "grad_clip", self.grad_clip, "0 (off) or more")
+
+
+@dataclass(frozen=True)
+class ReplayConfig(NetworkConfig):
+    """Settings every off-policy agent shares; its own Config extends this one."""
+
+    tau: float = 0.005  # Polyak rate of the target critics
+    batch_size: int = 256
+    capacity: int = 1_000_000  # transitions kept
+    n_step: int = 1  # steps in the return; the bootstrap uses gamma^k for the k actually used, without correction
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.tau <= 1, "tau", self.tau, "a value in (0, 1]")
         for name in ("batch_size", "capacity", "n_step"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         require(self.batch_size <= self.capacity, "batch_size", self.batch_size, f"at most the capacity {self.capacity}")
-        require(self.grad_clip >= 0, "grad_clip", self.grad_clip, "0 (off) or more")
 
 
 def require(condition: bool, name: str, found: object, wanted: str) -> None:
@@ -291,8 +300,11 @@ class Agent:
         for phase in self.due():
             method = self.run_phase if run is None else run
             found = method(phase, batch, noise[phase.name])
-            if found is None:
-                raise TypeError(f"phase {phase.name!r} returned None; it returns its detached tensors by name, or {{}}")
+            if not isinstance(found, Mapping):
+                what = "None" if found is None else f"a {type(found).__name__}"
+                raise TypeError(f"phase {phase.name!r} returned {what}; it returns its detached tensors by name, or {{}}")
+            if twice := info.keys() & found.keys():
+                raise ValueError(f"phase {phase.name!r} returns {min(twice)!r}, as one before it does; give it another name")
             info |= found
         self.updates += 1
         return info

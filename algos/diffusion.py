@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from algos.agent import Draw, EnvSpec, ReplayConfig, normal, require, require_choice, require_widths
+from algos.agent import Draw, EnvSpec, NetworkConfig, ReplayConfig, normal, require, require_choice, require_widths
 from algos.networks import TIME_EMBEDDINGS, NoisePredictor
 
 SCHEDULES = ("vp", "cosine", "linear")
@@ -145,7 +145,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class DiffusionConfig(ReplayConfig):
+class ChainConfig(NetworkConfig):
     """Settings every diffusion policy shares. Benchmark defaults: one chain and one time embedding for all of them."""
 
     T: int = 5  # denoising steps (official QSM and Diffusion-QL: 5)
@@ -174,6 +174,11 @@ class DiffusionConfig(ReplayConfig):
             spec.obs_dim, spec.act_dim, self.actor_hidden, self.T, generator, activation=self.actor_activation,
             time=self.time_embedding, time_features=self.time_features, time_hidden=self.time_hidden, init=self.init,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(ChainConfig, ReplayConfig):
+    """Settings of a diffusion policy that learns from a replay buffer."""
 
 
 def log_density(draw: Tensor, mean: Tensor, sigma: float) -> Tensor:

@@ -43,7 +43,12 @@ class Adam:
         self.rate = torch.as_tensor(self.rate, dtype=torch.float32, device=self.step.device)
 
     def minimise(self, loss: Tensor) -> None:
-        """One step on `loss`. Nothing but this optimizer's parameters gets a gradient, so no work is wasted on others."""
+        """One step on `loss` []. Nothing but this optimizer's parameters gets a gradient, so no work is wasted on others.
+
+        Raises ValueError for a loss that is no scalar.
+        """
+        if loss.dim():
+            raise ValueError(f"minimise takes a scalar loss, found one of shape {list(loss.shape)}: take its mean")
         found = torch.autograd.grad(loss, self.own)
         self.grads = [laid_out(grad, p) for grad, p in zip(found, self.own, strict=True)]
         if self.clip:

@@ -138,14 +138,14 @@ def check_feasible(config: RunConfig, agent: Any) -> None:
     warm, copies = -(-config.warmup // per) * config.env["num_envs"], config.env["num_envs"]
     decisions = -(-config.steps // per) * copies
     batch, first = getattr(agent, "batch_size", 1), config.first_batch
-    longer = f"set steps above {first}"
+    longer, where = f"set steps above {first}", f"{config.label} on {config.env['id']}"
     if warm >= decisions:
         way = longer if first >= config.steps else "lower warmup"
-        raise UsageError(f"no update would happen: warmup={config.warmup} frames of steps={config.steps}; {way}")
+        raise UsageError(f"{where}: no update would happen: warmup={config.warmup} frames of steps={config.steps}; {way}")
     if hasattr(agent, "capacity") and warm < batch:
         way = f"set warmup={first} or more" if first < config.steps else longer
         raise UsageError(
-            f"{config.label} on {config.env['id']}: the batch of {batch} is larger than the warm-up of {warm} decisions "
+            f"{where}: the batch of {batch} is larger than the warm-up of {warm} decisions "
             f"(warmup={config.warmup} frames at {per} frames a decision); {way}"
         )
 

@@ -282,7 +282,7 @@ def test_optimizers_hold_no_gradient_of_others(algo):
 def test_state_dict_continues_bit_for_bit(algo):
     first = build(algo, seed=0)
     initial = memory(first)
-    train(first, period(first) + 1, seed=1)  # off the beat of a delayed phase
+    train(first, period(first) + 1, seed=1, explore=True)  # off the beat of a delayed phase
     buffer = io.BytesIO()
     torch.save(first.state_dict(), buffer)
     buffer.seek(0)
@@ -292,12 +292,13 @@ def test_state_dict_continues_bit_for_bit(algo):
     assert second.updates == first.updates, "the update counter is part of the state"
     assert_same(first.state_dict(), second.state_dict(), "the loaded state")
     more = 2 * period(first) + 1
-    kept = "modules and optimizers are kept of themselves; what else an update changes belongs into state_dict; "
-    assert_same(train(first, more, seed=2), train(second, more, seed=2), f"{kept}what update returned after loading")
-    assert_same(first.state_dict(), second.state_dict(), "the state after training on")
+    found = [train(agent, more, seed=2, explore=True) for agent in (first, second)]
+    kept = "modules and optimizers are kept of themselves; what else an update or explore changes belongs into state_dict; "
     changed = {name for name, value in memory(first).items() if not alike(value, initial.get(name))}
     remembered = ({name: value for name, value in memory(agent).items() if name in changed} for agent in (first, second))
     assert_same(*remembered, f"{kept}after loading and training on, self")
+    assert_same(*found, f"{kept}what update returned after loading")
+    assert_same(first.state_dict(), second.state_dict(), "the state after training on")
 
 
 # -- acting ------------------------------------------------------------------------------------------------------------
@@ -307,6 +308,7 @@ def test_state_dict_continues_bit_for_bit(algo):
 @pytest.mark.parametrize("mode", MODES)
 def test_actions_have_the_shape_and_the_bounds(algo, mode, n):
     agent, generator = build(algo), torch.Generator().manual_seed(3)
+    train(agent, period(agent))
     for scale in (1.0, 100.0):  # far from what it has seen, too
         noise = noise_of(agent, mode, n, generator)
         action = agent.act(scale * torch.randn(n, agent.spec.obs_dim, generator=generator), noise, mode)
@@ -373,6 +375,7 @@ def test_diagnose_gives_finite_scalars(algo):
     kept = {name: value.clone() for name, value in latest.items()}
     record = agent.diagnose(latest)
     assert_same(kept, latest, "what diagnose was given")
+    assert not contract.LOGGED & record.keys(), f"{sorted(contract.LOGGED)} are names of the log's own"
     for name, value in record.items():
         assert isinstance(value, Tensor), f"diagnose[{name!r}] is a {type(value).__name__}, not a tensor"
         assert value.dim() == 0, f"diagnose[{name!r}] is no scalar but {tuple(value.shape)}"

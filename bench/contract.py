@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import random
+import traceback
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import envs
 from algos import agent_class
-from algos.agent import MODES, Agent, Draw, Phase, Replay, Rollout, sample
+from algos.agent import MODES, Agent, Batch, Draw, Phase, Replay, Rollout, Trajectories, sample
 from algos.optimizer import Adam
 from bench.clock import LOOP, OVERHEAD
 from bench.compose import agent_config
 from bench.config import RunConfig, check_rollout
+from bench.provenance import INSTALLED
+from bench.rundir import EPISODES
+from bench.synthetic import latest_start, random_data
 from bench.typed import UsageError, told, user_error
 from envs.vector import VectorEnv
 
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 METHODS = {"draws": "(phase, n)", "act": "(obs, noise, mode)", "value": "(obs, action)"}
 BOUND = 1 + 1e-6  # of an action in [-1, 1], rounded
+UNREAD = ("batch_size", "capacity", "n_step")  # settings of a replay, which an agent on rollouts has not
+LOGGED = {"env_step", "update", EPISODES}  # names of the log's own
 TAKEN = {*LOOP, *OVERHEAD, *MODES}  # parts of the clock, and what draws are asked for beside phases
 
 
@@ -41,6 +51,8 @@ def check_agents(configs: list[RunConfig]) -> None:
             try:
                 check_seeded(agent, build(config, spec))
                 check(agent, obs)
+                if ":" in config.algo["agent"]:  # those of the registry are held to it by the conformance tests
+                    check_update(agent, obs)
             except UsageError as error:
                 raise UsageError(f"{config.label} on {config.env['id']}: {error}") from error
             check_rollout(config, agent.data)
@@ -165,9 +177,63 @@ class GlobalDraws:
 def check(agent: Agent, obs: Tensor) -> None:
     """Raises UsageError, in one line, for what the contract asks of every agent and this one does not give. obs [N, S]: some
     that its environment may give."""
-    for part in (_methods, _data, _phases, _draws, lambda agent: _acting(agent, obs), _state):
+    parts = (_config, _methods, _data, _phases, _draws, lambda agent: _acting(agent, obs), lambda agent: _valuing(agent, obs))
+    for part in (*parts, _state):
         if wrong := part(agent):
             raise UsageError(f"{type(agent).__name__} {wrong}")
+
+
+def check_update(agent: Agent, obs: Tensor) -> None:
+    """Raises UsageError, in one line, for what an update does that no run could bear or would show too late. obs [1, S]: one
+    that its environment gives, seen at every decision of the data. The agent is used up by it."""
+    generator, name = torch.Generator(agent.device).manual_seed(0), type(agent).__name__
+    agent.updates = latest_start(agent)
+    data = random_data(agent, generator, obs)
+
+    def tried(phase: Phase, batch: Batch | Trajectories, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        before = _versions(batch)
+        try:
+            found = agent.run_phase(phase, batch, noise)
+        except Exception as error:
+            raise UsageError(f"{name}'s phase {phase.name!r} fails on data at random: {_placed(error)}") from error
+        if _versions(batch) != before:
+            raise UsageError(f"{name}'s phase {phase.name!r} changes its batch in place: .clone() what it changes")
+        for key, value in found.items() if isinstance(found, Mapping) else ():
+            if not isinstance(value, Tensor) or value.requires_grad:
+                what = "with a graph behind it" if isinstance(value, Tensor) else f"as a {type(value).__name__}"
+                raise UsageError(f"{name}'s phase {phase.name!r} returns {key!r} {what}: a detached tensor is wanted")
+        return found
+
+    noise = {phase.name: sample(agent.draws(phase.name, agent.data.batch_size), generator) for phase in agent.due()}
+    try:
+        metrics = agent.diagnose(agent.update(data, noise, tried))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{name}: {_placed(error)}") from error
+    if taken := LOGGED & metrics.keys():
+        raise UsageError(f"{name} returns {min(taken)!r}, a name of the log's own ({', '.join(sorted(LOGGED))}); take another")
+
+
+def _versions(data: Batch | Trajectories) -> list[int]:
+    """How often each tensor was written to."""
+    return [part._version for part in tree_leaves(data)]
+
+
+def _placed(error: Exception) -> str:
+    """An error with the last place in code that is no library's."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not INSTALLED & {*Path(frame.filename).parts}]
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+def _config(agent: Agent) -> str:
+    cls = type(agent.config)
+    known = {field.name for field in dataclasses.fields(cls)} | set(getattr(cls, "__annotations__", {}))
+    for name, value in vars(cls).items():
+        if not name.startswith("_") and name not in known and isinstance(value, bool | int | float | str | tuple):
+            return f"has a Config.{name} without a type, which makes it no setting: {name}: {type(value).__name__} = {value!r}"
+    return ""
 
 
 def _methods(agent: Agent) -> str:
@@ -184,6 +250,8 @@ def _data(agent: Agent) -> str:
     if isinstance(need, Rollout) and getattr(agent.config, "envs", None) != need.envs:
         found = getattr(agent.config, "envs", None)
         return f"has rollouts of {need.envs} copies and Config.envs = {found}: that setting is the number of copies"
+    if isinstance(need, Rollout) and (unread := [name for name in UNREAD if hasattr(agent.config, name)]):
+        return f"learns from rollouts and has a setting {unread[0]!r}, which a replay has: extend NetworkConfig or ChainConfig"
     if isinstance(need, Replay) and hasattr(agent.config, "envs"):
         return "has a replay and a field Config.envs: that name is a rollout's number of copies; give the setting another one"
     if not isinstance(need.gamma, int | float) or not 0 <= need.gamma <= 1:
@@ -218,6 +286,9 @@ def _draws(agent: Agent) -> str:
         values = found.values() if isinstance(found, Mapping) else [found]
         if wrong := [type(draw).__name__ for draw in values if not isinstance(draw, Draw)]:
             return f"has a {wrong[0]} in draws({what!r}, {n}): it is {{name: algos.agent.normal(n, ...), uniform or integers}}"
+        more = agent.draws(what, n + 1) if what in MODES else {}
+        if shared := [name for name, draw in more.items() if name in found and draw.shape == found[name].shape]:
+            return f"has {shared[0]!r} of one shape in draws({what!r}, n) for every n: each observation has numbers of its own"
     return ""
 
 
@@ -244,6 +315,20 @@ def _acting(agent: Agent, obs: Tensor) -> str:
         for name, value in kept.items():
             if not isinstance(value, Tensor) or value.shape[:1] != (n,):
                 return f"has an explore that keeps {name!r} without a row for each observation: it is a tensor [N, ...]"
+            if value.requires_grad:
+                return f"has an explore that keeps {name!r} with a graph behind it: decorate explore with @torch.no_grad()"
+    return ""
+
+
+def _valuing(agent: Agent, obs: Tensor) -> str:
+    rows = obs[:1].expand(3, -1)
+    try:
+        value = agent.value(rows, torch.zeros(3, agent.spec.act_dim, device=agent.device))
+    except Exception as error:
+        return f"has a value that fails: {told(error)}"
+    if not isinstance(value, Tensor) or value.shape != (3,):
+        found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        return f"has a value that gives {found} for 3 observations: it is one number for each, [N]"
     return ""
 
 
@@ -254,12 +339,17 @@ def _state(agent: Agent) -> str:
         return ""
     kept = {id(part) for network in agent.networks().values() for part in (*network.modules(), *network.parameters())}
     kept |= set(map(id, agent.optimizers().values()))
+    trainer: dict[int, str] = {}
     for name, tensors in agent.trained().items():
         if any(id(tensor) not in kept for tensor in tensors):
             return f"trains in {name} a tensor of no module, which no checkpoint keeps: put it into one (nn.ParameterList)"
+        if twice := [trainer[id(tensor)] for tensor in tensors if id(tensor) in trainer]:
+            return f"trains a parameter both in {twice[0]} and in {name}: each is moved by one optimizer"
+        trainer |= {id(tensor): name for tensor in tensors}
     for name, value in vars(agent).items():
-        found = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
-        parts = [part for part in found if id(part) not in kept]
+        parts = [part for part in _inside(value) if id(part) not in kept]
+        if any(isinstance(part, GENERATORS) for part in (value, *parts)):
+            return f"has a random generator in {name}, which no checkpoint keeps: its numbers are those that `draws` declares"
         if isinstance(value, torch.optim.Optimizer):
             return f"has a torch optimizer in {name}, which no checkpoint keeps: use algos.optimizer.Adam"
         if isinstance(value, nn.Parameter) and id(value) not in kept:
@@ -270,3 +360,13 @@ def _state(agent: Agent) -> str:
                 "nn.ModuleList, or an attribute for each"
             )
     return ""
+
+
+def _inside(value: object) -> list[object]:
+    """What a container, or an object of no kind that is known here, holds."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    known = isinstance(value, nn.Module | Tensor | Adam | torch.optim.Optimizer | type) or dataclasses.is_dataclass(value)
+    return [] if known else list(getattr(value, "__dict__", {}).values())

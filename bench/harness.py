@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import algos
 import envs
 from algos.agent import Agent, Batch, Trajectories, sample
+from algos.optimizer import Adam
 from bench.compose import agent_config, algo_values
 from bench.synthetic import latest_start, period, random_data
 from envs import EnvSpec, Score
@@ -25,6 +26,7 @@ SMALL = {
     "pretrain": 5, "ema_start": 2,
 }  # fmt: skip
 LONGEST = 100  # updates of a period
+DEEPEST = 3  # levels of objects within objects that are looked into
 SPEC = EnvSpec(
     id="conformance/plane", obs_dim=3, act_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0), horizon=10, action_repeat=1,
     discount=None, score=Score("return", "max", 0.0, 1.0, "none"),
@@ -103,11 +105,15 @@ def noise_of(agent: Agent, what: str, n: int, generator: torch.Generator) -> Rec
     return Recorded(sample(agent.draws(what, n), generator), f"{type(agent).__name__}: {what!r}")
 
 
-def train(agent: Agent, updates: int, seed: int = 1, watch=None) -> list[dict[str, Tensor]]:
-    """Updates on random batches; what each returned. `watch(agent, phase, batch, noise)` may stand between."""
+def train(agent: Agent, updates: int, seed: int = 1, watch=None, explore: bool = False) -> list[dict[str, Tensor]]:
+    """Updates on random batches; what each returned. `watch(agent, phase, batch, noise)` may stand between; explore: before
+    each, as in a run, an exploring action."""
     between = None if watch is None else lambda phase, batch, noise: watch(agent, phase, batch, noise)
     out = []
     for batch, generator in batches(agent, updates, seed):
+        if explore:
+            obs = torch.randn(3, agent.spec.obs_dim, generator=generator)
+            agent.explore(obs, noise_of(agent, "explore", 3, generator))
         noise = {p.name: noise_of(agent, p.name, batch.reward.numel(), generator) for p in agent.due()}
         out.append(agent.update(batch, noise, between))
     return out
@@ -120,16 +126,29 @@ def state(agent: Agent) -> dict[str, Tensor]:
 
 
 def memory(agent: Agent) -> dict[str, Any]:
-    """The plain values that the agent keeps in attributes, copied, by name: nothing of them is in a state_dict of itself."""
+    """The plain values that the agent keeps in attributes, in objects of its own too, copied, by name: nothing of them is in a
+    state_dict of itself."""
 
     def leaf(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return value.tobytes()
+        if isinstance(value, torch.Generator):
+            return value.get_state()
+        if isinstance(value, np.random.Generator):
+            return repr(value.bit_generator.state)
         return value.detach().clone() if isinstance(value, Tensor) else repr(value)
 
-    plain = (bool, int, float, str, np.ndarray, Tensor)
-    kept = {name: value for name, value in vars(agent).items() if isinstance(value, (*plain, list, tuple, dict, deque))}
-    return {name: [leaf(part) for part in tree_leaves(value) if isinstance(part, plain)] for name, value in kept.items()}
+    def parts(value: Any, depth: int = 0) -> list[Any]:
+        if isinstance(value, plain):
+            return [leaf(value)]
+        if isinstance(value, nn.Module | Adam | type) or depth > DEEPEST:
+            return []
+        if isinstance(value, list | tuple | dict | deque):
+            return [part for own in tree_leaves(value) for part in parts(own, depth + 1)]
+        return [part for own in getattr(value, "__dict__", {}).values() for part in parts(own, depth + 1)]
+
+    plain = (bool, int, float, str, np.ndarray, Tensor, torch.Generator, np.random.Generator)
+    return {name: parts(value) for name, value in vars(agent).items()}
 
 
 def assert_same(first: Any, second: Any, what: str) -> None:
@@ -142,6 +161,7 @@ def assert_same(first: Any, second: Any, what: str) -> None:
         for key in first:
             assert_same(first[key], second[key], f"{what}.{key}")
     elif isinstance(first, list | tuple):
+        assert isinstance(second, list | tuple), f"{what}: {type(second).__name__} in place of a list"
         assert len(first) == len(second), f"{what}: length {len(first)} and {len(second)}"
         names = getattr(first, "_fields", range(len(first)))
         for name, *pair in zip(names, first, second, strict=True):

@@ -31,7 +31,7 @@ from bench.contract import BOUND, GlobalDraws
 from bench.evaluate import Evaluator, Probes, stream_seed
 from bench.finite import FirstNonFinite, NonFinite, finite
 from bench.mirror import Mirror, mirror
-from bench.rundir import HEARTBEAT, RunDir, load_tensors, read_json, replace_file, save_tensors
+from bench.rundir import EPISODES, HEARTBEAT, RunDir, load_tensors, read_json, replace_file, save_tensors
 from bench.speed import check_same_matmul, keep_freed_memory, phase_runner, set_matmul
 from bench.typed import UsageError
 
@@ -260,13 +260,15 @@ class Run:
             record |= self.probes.spread()
         if self.latest:
             metrics = self.agent.diagnose(self.latest)
+            if taken := metrics.keys() & {*record, EPISODES}:
+                raise ValueError(f"{min(taken)!r} is a name of the log's own; return what it names under another")
             values = torch.stack([value.detach().float().cpu() for value in metrics.values()])
             record |= dict(zip(metrics, values.tolist(), strict=True))
         for name, value in record.items():
             if not math.isfinite(value):
                 raise NonFinite(name, self.agent.updates)
         if self.finished_returns:
-            record["episode_return"] = float(np.mean(self.finished_returns))
+            record[EPISODES] = float(np.mean(self.finished_returns))
             self.finished_returns = []
         self.dir.append("metrics.jsonl", record)
         self.clock.lap("log")

@@ -20,6 +20,7 @@ from bench.config import AUTO, RunConfig, from_plain, identity, to_plain
 from bench.typed import UsageError
 
 JSONL = ("metrics.jsonl", "evals.jsonl", "clock.jsonl")
+EPISODES = "episode_return"  # of a line of metrics.jsonl: mean return of the training episodes that ended since the one before
 HEARTBEAT = 5.0  # seconds between two heartbeats of a run; on a busy disk one takes 10 ms
 STALE_AFTER = 60.0  # seconds without a heartbeat after which a run no longer counts as running
 CLOCKS_APART = 600.0  # seconds by which the clock of another machine may be ahead of this one's

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from algos.agent import Agent, Batch, Rollout, Trajectories, sample
 
@@ -26,17 +27,22 @@ def random_batch(
     return Batch(*(part.to(device) for part in parts))
 
 
-def random_data(agent: Agent, generator: torch.Generator) -> Batch | Trajectories:
+def random_data(agent: Agent, generator: torch.Generator, obs: Tensor | None = None) -> Batch | Trajectories:
     """What one update of the agent is given, of its own size, at random: a batch, or a rollout whose episodes have the
     horizon's length, time-outs on the one half of the copies and terminations on the other.
 
-    Entries of the environment's infos are standard normal, one number a decision.
+    Entries of the environment's infos are standard normal, one number a decision. obs [1, S]: what is seen at every
+    decision, in place of observations at random.
     """
     need, spec = agent.data, agent.spec
+    copies = need.envs if isinstance(need, Rollout) else 1
+    flat = random_batch(spec, need.batch_size, generator, agent.device, copies)
+    if obs is not None:
+        seen = obs.to(agent.device).repeat(need.batch_size, 1)
+        flat = flat._replace(obs=seen, next_obs=seen.clone())
     if not isinstance(need, Rollout):
-        return random_batch(spec, need.batch_size, generator, agent.device)
+        return flat
     shape = (need.length, need.envs)
-    flat = random_batch(spec, need.batch_size, generator, agent.device, need.envs)
     parts = Batch(*(part.view(*shape, *part.shape[1:]) for part in flat))
     ended = torch.zeros(shape, dtype=torch.bool, device=agent.device)
     ended[spec.horizon - 1 :: spec.horizon] = True

@@ -331,7 +331,9 @@ def _seeds_note(alike: int | None) -> str:
 def _changed(summary: Row, label: str) -> str:
     """The few settings by which a label differs from its algorithm's defaults, '' where they are many or none."""
     found = [cell["changed"] for cell in summary["cells"] if cell["label"] == label and cell["changed"]]
-    few = found and all(own == found[0] for own in found) and len(found[0]) <= FEW_SETTINGS
+    if any(len(own) > FEW_SETTINGS for own in found):
+        return f"({max(map(len, found))} settings changed)"
+    few = found and all(own == found[0] for own in found)
     told = (f"{key} {f'{value:g}' if isinstance(value, float) else value}" for key, value in (found[0] if few else {}).items())
     return f"({', '.join(told)})" if few else ""
 

@@ -298,6 +298,31 @@ class VectorMetric(sac.SAC):
         return super().diagnose(info) | {"all_q": info["q"]}
 
 
+class Tracker:
+    def __init__(self):
+        self.seen = 0
+
+
+class Explores(sac.SAC):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.tracker = Tracker()
+
+    def explore(self, obs, noise):
+        self.tracker.seen += 1
+        return super().explore(obs, noise)
+
+
+class Grows(sac.SAC):
+    def act(self, obs, noise, mode):
+        return super().act(obs, noise, mode) * (1 + self.updates)
+
+
+class LogsItself(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, noise) | {"env_step": batch.reward.mean()}
+
+
 class TakesUnbounded(sac.SAC):
     def __init__(self, spec, config, generator, device="cpu"):
         self.bounded_actions = False
@@ -336,7 +361,10 @@ CAUGHT = [
     ("LeakyGradient", "test_optimizers_hold_no_gradient_of_others", "target_critics.weights.0 is not trained and has"),
     ("SameWeights", "test_same_seed_same_parameters_other_seed_others", "two seeds start from the same weights"),
     ("Forgets", "test_state_dict_continues_bit_for_bit", "what update returned after loading|after training on"),
-    ("Momentum", "test_state_dict_continues_bit_for_bit", "what update returned after loading"),
+    ("Momentum", "test_state_dict_continues_bit_for_bit", "after loading and training on, self.scale"),
+    ("Explores", "test_state_dict_continues_bit_for_bit", "after loading and training on, self.tracker"),
+    ("Grows", "test_actions_have_the_shape_and_the_bounds", r"leaves \[-1, 1\]"),
+    ("LogsItself", "test_diagnose_gives_finite_scalars", "names of the log's own"),
     ("Remembers", "test_state_dict_continues_bit_for_bit", "belongs into state_dict; after loading and training on, self.seen"),
     ("CountsEvaluations", "test_act_is_a_pure_function_of_obs_and_noise", "which evaluation calls too, self.calls"),
     ("SharedNoise", "test_act_is_a_pure_function_of_obs_and_noise", "has 'eps' of one shape for every n"),

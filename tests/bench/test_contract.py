@@ -310,6 +310,107 @@ class Rarely(sac.SAC):
     phases = (Phase("critic"), Phase("actor", every=10_000), Phase("target"))
 
 
+@dataclass(frozen=True)
+class UntypedConfig(sac.Config):
+    extra = 3.0
+
+
+class Untyped(sac.SAC):
+    Config = UntypedConfig
+
+
+@dataclass(frozen=True)
+class BufferedConfig(sac.Config):
+    envs: int = 2
+
+
+class Buffered(sac.SAC):
+    Config = BufferedConfig
+
+    def replay_need(self):
+        return Rollout(4, 2, 1, 0.99)
+
+
+class OneRow(sac.SAC):
+    def draws(self, phase, n):
+        return super().draws(phase, 1 if phase == "sample" else n)
+
+
+class KeptGraph(sac.SAC):
+    def explore(self, obs, noise):
+        return self.act(obs, noise, "explore"), {"mean": self.policy(obs)[0]}
+
+
+class Both(sac.SAC):
+    def value(self, obs, action):
+        return self.target_critics(obs, action)
+
+
+class OwnDraws(sac.SAC):
+    def __init__(self, spec, config, generator, device="cpu"):
+        super().__init__(spec, config, generator, device)
+        self.streams = [np.random.default_rng(0)]
+
+
+class Held:
+    def __init__(self, parameters):
+        self.optimizer = Adam(parameters, 1e-3)
+
+
+class Inside(sac.SAC):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.held = Held(self.policy)
+
+
+class Shared(sac.SAC):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.more_optimizer = Adam(self.policy, 1e-3)
+
+
+class Loss(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, noise)["critic_loss"]
+
+
+class Number(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, noise) | {"one": 1.0}
+
+
+class Graphed(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, noise) | {"mean": self.policy(batch.obs)[0]}
+
+
+class SameName(sac.SAC):
+    def actor(self, batch, noise):
+        return super().actor(batch, noise) | {"q": batch.reward}
+
+
+class LogsItself(sac.SAC):
+    def critic(self, batch, noise):
+        return super().critic(batch, noise) | {"env_step": batch.reward.mean()}
+
+
+class InPlace(sac.SAC):
+    def critic(self, batch, noise):
+        batch.reward.sub_(1)
+        return super().critic(batch, noise)
+
+
+class Rows(sac.SAC):
+    def critic(self, batch, noise):
+        self.critic_optimizer.minimise(self.critics(batch.obs, batch.action))
+        return {}
+
+
+class Key(sac.SAC):
+    def critic(self, batch, noise):
+        return {"critic_loss": noise["draw"]}
+
+
 class Discounts(sac.SAC):
     def replay_need(self):
         return Replay(self.config.batch_size, self.config.capacity, 1, 0.97)
@@ -348,6 +449,22 @@ TOLD = {
     "Breaks": "a cannot be made for toy/multigoal: RuntimeError: no such weights (slips.py, line ",
     "Asserts(beta=2)": "slips.AssertConfig: AssertionError: beta is at most 1 (slips.py, line ",
     "Asserts(beta=3)": "slips.AssertConfig: ValueError:  (slips.py, line ",
+    "Untyped": "has a Config.extra without a type, which makes it no setting: extra: float = 3.0",
+    "Buffered": "learns from rollouts and has a setting 'batch_size', which a replay has: extend NetworkConfig or ChainConfig",
+    "OneRow": "has 'eps' of one shape in draws('sample', n) for every n",
+    "KeptGraph": "keeps 'mean' with a graph behind it: decorate explore with @torch.no_grad()",
+    "Both": "has a value that gives a tensor of shape [2, 3] for 3 observations: it is one number for each",
+    "OwnDraws": "has a random generator in streams, which no checkpoint keeps",
+    "Inside": "has modules, parameters or optimizers in the Held held, which no checkpoint keeps",
+    "Shared": "trains a parameter both in actor_optimizer and in more_optimizer",
+    "Loss": "phase 'critic' returned a Tensor; it returns its detached tensors by name",
+    "Number": "phase 'critic' returns 'one' as a float: a detached tensor is wanted",
+    "Graphed": "phase 'critic' returns 'mean' with a graph behind it: a detached tensor is wanted",
+    "SameName": "phase 'actor' returns 'q', as one before it does; give it another name",
+    "LogsItself": "returns 'env_step', a name of the log's own",
+    "InPlace": "phase 'critic' changes its batch in place: .clone() what it changes",
+    "Rows": "fails on data at random: ValueError: minimise takes a scalar loss, found one of shape [2, 8]: take its mean",
+    "Key": "phase 'critic' fails on data at random: KeyError: 'draw' (slips.py, line ",
     "Text": "slips.TextConfig: TypeError: ",
     "Named": "no setting can be called 'name' (name, agent, tuned are taken)",
 }  # fmt: skip
