@@ -386,7 +386,7 @@ def _seeds_needed(x: stats.Scores, y: stats.Scores, n: int, *, separated: bool) 
     both = stats.seeds_to_separate(x, y), stats.seeds_to_improve(x, y)
     if None in both:
         return None
-    return max(*both, 0 if separated else n + 1)
+    return max(stats.MIN_SEEDS, *both, 0 if separated else n + 1)
 
 
 def better(gap: stats.Estimate, wins: stats.Estimate, x: str, y: str) -> str | None:

@@ -115,7 +115,7 @@ class Results:
         asked = (min if each else max)(means, key=means.get)
         if means[asked] >= least:
             return None
-        of = f" of {listing(labels)}" if labels and set(labels) != set(self.summary["labels"]) else ""
+        of = f" of {listing(labels)}" if labels else ""
         return Verdict(
             OPEN,
             f"Nothing has been learned that could be compared: the {'lowest' if each else 'highest'} mean final score{of} is "

@@ -108,6 +108,15 @@ def test_q_normalises_and_its_policy_is_the_one_that_explores(theta):
     assert float((density * (action[:, 0] - mean) ** 2).sum() * width) == pytest.approx(float(drawn.var()), rel=0.02)
 
 
+def test_of_several_actions_the_one_nearest_to_mu_is_worth_most():
+    agent, obs = make(), torch.rand(6, 2, generator=torch.Generator().manual_seed(0)) + 0.1
+    with torch.no_grad():
+        mu = agent.actor(obs)
+        torch.testing.assert_close(agent.value(obs, mu), agent.critic(obs))
+    loss = agent.value(obs, mu) - agent.value(obs, mu - 0.5)
+    torch.testing.assert_close(loss, agent.dynamics.g2(obs[:, 0]) * agent.dynamics.dt * 0.25, atol=1e-5, rtol=1e-4)
+
+
 def small_batch(agent) -> Trajectories:
     return random_data(agent, torch.Generator().manual_seed(3))
 

@@ -83,6 +83,23 @@ def rolled_out(agent, n: int, h, generator):
     return (h(y) - agent.config.kl_weight * penalties).mean(), batch
 
 
+def test_what_follows_a_step_is_the_reward_less_the_penalties_of_later_steps():
+    """By hand, of three steps of two trajectories. Fails where a step's own penalty, which its loss has, counts again."""
+    penalty = torch.tensor([[1.0, 2.0], [4.0, 8.0], [16.0, 32.0]])
+    kept = {"terminal_reward": torch.tensor([[0.0, 0.0], [0.0, 0.0], [10.0, 20.0]]), "penalty": penalty}
+    batch = Trajectories(*[torch.zeros(3, 2)] * 6, kept=kept)
+    found = make(envs=2, kl_weight=0.5).to_go(batch).view(3, 2)  # 0 0 | 2 4 | 10 20, less the mean of each row
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.0], [-1.0, 1.0], [-5.0, 5.0]]))
+
+
+def test_of_several_actions_the_one_nearest_to_the_anchor_is_worth_most():
+    agent, obs = make(kl_weight=3.0), torch.rand(6, 2, generator=torch.Generator().manual_seed(0)) + 0.1
+    with torch.no_grad():
+        anchor = agent.pretrained(obs)
+    loss = agent.value(obs, anchor) - agent.value(obs, anchor + 0.5)
+    torch.testing.assert_close(loss, 3.0 * agent.dynamics.g2(obs[:, 0]) * agent.dynamics.dt * 0.25, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("settings", [{}, {"f_start": 0.2, "f_end": 3.0, "time": 1.6}])
 def test_the_policys_gradient_is_that_of_the_objective(settings):
     """Against derivatives through the chain itself; DPOK's, without the penalties to come, is another."""

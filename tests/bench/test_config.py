@@ -13,7 +13,7 @@ import algos
 import envs
 from bench.compose import CONF, GridConfig, agent_config, algo_values, available, changed_from_defaults, grid_defaults
 from bench.config import EvalConfig, RunConfig, identity
-from bench.grid import parse_seeds, parse_variants, plan
+from bench.grid import parse_seeds, parse_variants, plan, refuse_incomparable
 from bench.options import parser
 from bench.typed import UsageError, plain, typed
 
@@ -301,3 +301,13 @@ def test_an_environment_raises_a_presets_episodes_and_gives_an_agent_the_actions
 def test_an_environment_is_looked_for_with_its_settings():
     with pytest.raises(ValueError, match="there is no file /none"):
         one("ctq", "generation/cifar10", "env.path=/none")
+
+
+def test_single_actions_of_another_kind_are_not_compared_and_the_best_of_several_are_whatever_a_single_one_would_be():
+    def cell(label: str, action: str, candidates: int) -> dict:
+        config = {"env": {"id": "toy/corner"}, "eval": {"episodes": 5, "action": action, "candidates": candidates}}
+        return {"env": "toy/corner", "dir": f"toy_corner/{label}/seed_0", "config": config}
+
+    with pytest.raises(UsageError, match=r"eval\.action: own there, sample asked for"):
+        refuse_incomparable([cell("a", "own", 1)], [cell("b", "sample", 1)])
+    refuse_incomparable([cell("a", "own", 4)], [cell("b", "sample", 4)])

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import devices
-from bench.engines import local
+from bench.engines import local, slurm
 from bench.engines.common import POLL, Options, command, stop_requests
 from bench.rundir import Experiment
 
@@ -66,6 +66,23 @@ def test_runs_share_devices_by_slots(tmp_path, monkeypatch, jobs, at_once):
     assert max(map(len, running)) == at_once
     assert all(now.count(device) <= 2 for now in running for device in now)
     assert options.slots() == ["0", "GPU-5a"] * 2  # a free device before a shared one
+
+
+@pytest.mark.parametrize("engine", [local, slurm])
+def test_a_run_records_how_many_run_beside_it_on_its_machine(tmp_path, monkeypatch, engine):
+    """Times are compared among runs of one such number: that of the slots, or of the runs where these are fewer; a task of
+    Slurm's has its own machine."""
+    experiment, told = Experiment(tmp_path, "grid"), []
+    experiment.write("quick", [], [{"dir": f"seed_{k}", "config": {"threads": 1, "device": "cpu"}} for k in range(5)])
+    done = SimpleNamespace(poll=lambda: 0, returncode=0, done=lambda: True)
+    monkeypatch.setattr(slurm, "result", lambda *_: "done")
+    monkeypatch.setattr(local, "start", lambda experiment, cell, argv, slot: told.append(argv) or done)
+    array = SimpleNamespace(map_array=lambda task, words, *_: told.extend(words) or [done] * len(words))
+    monkeypatch.setattr(slurm, "executor", lambda *_: array)
+    for count in (5, 2):
+        assert engine.submit(experiment, list(range(count)), Options(jobs=4)) == dict.fromkeys(range(count), "done")
+    numbers = [int(words[words.index("--jobs") + 1]) for words in told]
+    assert numbers == ([4] * 5 + [2] * 2 if engine is local else [1] * 7)
 
 
 @pytest.mark.parametrize(

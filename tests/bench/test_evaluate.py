@@ -134,3 +134,10 @@ def test_the_noise_of_the_probes_follows_the_seed_and_the_evaluation(small):
         for index in (0, 1):
             probes.draw(Stub(), index, 80 * index)
     assert len({actions.tobytes() for probes in all_probes for actions in probes.actions}) == 4
+
+
+def test_the_spread_of_probes_is_within_a_state_and_not_between_states(small):
+    probes = Probes(small("sac"), torch.device("cpu"))
+    newest = np.arange(4.0)[:, None, None] + np.tile([-0.5, 0.5], 32)[None, :, None].repeat(2, axis=2)
+    probes.actions = [np.zeros((4, 64, 2)), newest]
+    assert probes.spread() == {"probe_std": pytest.approx(0.5), "probe_on_bound": pytest.approx(5 / 8)}

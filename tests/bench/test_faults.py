@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.carry import summary
 from bench.run import run
 from bench.rundir import Experiment, load_tensors
 from bench.worker import locked, work
@@ -148,6 +149,13 @@ def test_a_failing_run_is_reported_and_the_others_go_on(command, agents, here):
     assert "--retry-failed" in done.out
 
 
+def test_the_last_good_checkpoint_is_from_before_a_loss_that_is_no_number(small, agents):
+    """Also where no line of the log comes in between: a checkpoint looks at the losses first, and is not written over."""
+    config = small("bad_agents:Diverges", "log_every=1000", "checkpoint_every=1")
+    assert run(config, agents / "run") == "failed"
+    assert load_tensors(agents / "run" / "checkpoint.pt")["agent"]["updates"] == 9  # the tenth is the bad one
+
+
 def test_repeating_the_command_runs_what_is_missing_and_nothing_else(command, agents, here):
     algos = f"bad=bad_agents:Raises({TINY}),sac({TINY})"
     command("run", "--algos", algos, *GRID)
@@ -167,6 +175,20 @@ def test_repeating_the_command_runs_what_is_missing_and_nothing_else(command, ag
     assert len(Experiment(agents / "runs", "grid").cells()) == 3
     status = command("status", "--name", "grid")
     assert (status.code, "failed" in status.out) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "order", [("failed", "stopped"), ("stopped", "failed"), ("died (SIGKILL)", "stopped"), ("stopped", "stopped")]
+)
+def test_a_grid_of_which_a_run_failed_exits_as_that_wherever_others_were_stopped(tmp_path, order):
+    experiment = Experiment(tmp_path, "grid")
+    cells = [{"dir": f"seed_{k}", "config": {"steps": 10}} for k in range(3)]
+    indices, outcome = experiment.write("quick", [], cells), {0: order[0], 1: order[1], 2: "done"}
+    for k, end in outcome.items():
+        mark = {"failed": "FAILED.json", "done": "DONE"}.get(end)
+        if mark:
+            experiment.run_dir(cells[k]).write_json(mark, {"error": "no luck"})
+    assert summary(experiment, indices, outcome) == (3 if set(order) == {"stopped"} else 1)
 
 
 def test_two_commands_at_once_the_second_is_refused(command, tmp_path):

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 import bench.reproduce as reproduce
+from algos.tabular import Iteration, uniform_policy
 from bench.grid import plan
 from bench.reproduce import gridworld
 from bench.reproduce.grids import Grid
 from reports import stats
 from reports.reproduction import FAILS, HOLDS, OPEN, Claim, Findings, Verdict, above, alike, every, larger
+from reports.words import number
 
 # alpha -> updates, mean entropy, V(start); another implementation's numbers on the same grid.
 EQ_20 = {0.1: (7, 1.3861, -0.796), 1: (23, 1.3699, -0.673), 3: (49, 1.2935, -0.328), 10: (49, 1.0636, 0.086),
@@ -32,6 +34,15 @@ def test_the_gridworld_has_the_reference_values(name, reference):
         assert found["updates"] == updates
         assert found["entropy"] == pytest.approx(entropy, abs=6e-5)
         assert found["value"] == pytest.approx(value, abs=6e-4)
+
+
+def test_how_much_the_start_matters_is_asked_of_the_starts(monkeypatch):
+    """Of an iteration that stays where it begins it matters much. Fails where all begin alike, and nothing could differ."""
+    monkeypatch.setattr(
+        gridworld, "q_score_matching",
+        lambda mdp, alpha, policy=None: Iteration(uniform_policy(mdp) if policy is None else policy, 1, 0.0),
+    )  # fmt: skip
+    assert gridworld.spread_of_ends(gridworld.grid(), 1.0, 3) > 0.1
 
 
 def test_the_gridworld_page(command):
@@ -118,6 +129,18 @@ def test_verdicts_from_seeds_need_an_interval_that_clears_the_threshold():
     assert "about" in alike([x], [x - 0.4], "x", within=0.5).why
     assert alike([x[:2]], [x[:2]], "x", within=0.5).outcome == OPEN
     assert [every(found).outcome, every(found[::3]).outcome, every(found[:1]).outcome] == [FAILS, OPEN, HOLDS]
+
+
+@pytest.mark.parametrize("gap", [0.4, -0.4])
+def test_an_open_difference_names_the_seeds_of_its_own_test_and_the_margin_it_is_nearer_to(gap):
+    """Fails where the number is that of another test, or of the margin on the other side."""
+    x = np.array([3.0, 3.1, 2.9])
+    edge = 0.5 if gap > 0 else -0.5
+    needed = stats.seeds_to_separate([x + gap], [x + edge])
+    assert needed > 10
+    said = f"on both sides of {number(edge)}; with this mean and spread about {needed} seeds would decide."
+    assert alike([x + gap], [x], "x", within=0.5).why.endswith(said)
+    assert larger([x + gap], [x], "x", least=edge).why.endswith(said)
 
 
 def test_the_number_of_seeds_that_would_decide_has_the_power_it_names():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,24 @@ def test_a_network_trained_by_qsm_s_loss_is_the_exact_minimiser():
     for t in range(3):
         eps = agent.predictor(torch.ones(9, 1), x, torch.full((9,), t)).detach()
         torch.testing.assert_close(eps, torch.full_like(eps, -0.25), atol=0.06, rtol=0)
+
+
+def test_samplers_that_share_no_action_are_at_a_distance_of_one(monkeypatch):
+    """Total variation: 0 of equal ones, 1 at most."""
+    monkeypatch.setattr(boltzmann, "train", lambda *words: SimpleNamespace(predictor="network"))
+    monkeypatch.setattr(boltzmann, "network_error", lambda *words: 0.0)
+    for exact, distance in ((0.9, 1.0), (-0.9, 0.0)):
+        drawn = lambda chain, predictor, n, exact=exact: np.full(n, -0.9 if predictor == "network" else exact)  # noqa: E731
+        monkeypatch.setattr(boltzmann, "draw_chain", drawn)
+        assert boltzmann.against_training("linear", 1.0, 5, boltzmann.Budget(samples=50))["distance"] == pytest.approx(distance)
+
+
+def test_the_error_of_a_network_is_relative_to_the_exact_minimiser_at_the_noised_actions():
+    critic, chain = CRITICS["two modes"], Chain("vp", 3)
+    wanted = boltzmann.matched(critic, 2.0)
+    for factor in (1.0, 1.5):
+        network = lambda obs, x, t, factor=factor: torch.from_numpy(factor * wanted(x.double().numpy(), t))  # noqa: E731
+        assert boltzmann.network_error(network, critic, 2.0, chain) == pytest.approx(factor - 1, abs=1e-5)
 
 
 # -- alignment -----------------------------------------------------------------------------------------------------------

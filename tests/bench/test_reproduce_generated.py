@@ -45,6 +45,79 @@ def test_the_score_played_step_by_step_generates_the_data():
     assert known.kl(y, known.data) < 0.04
 
 
+def test_samples_are_of_the_policy_under_the_settings_that_are_asked_for(monkeypatch):
+    """Fails where the run's own sampler or steps win: a loss in few steps would be that of the training's many."""
+    run = SimpleNamespace(path="here", env=ctq_ode.ENV, seed=4, env_settings={"beta": 0.0, "sampler": "sde", "steps": 50})
+    asked = []
+    monkeypatch.setattr(generated, "load_policy", lambda path: f"policy of {path}")
+    monkeypatch.setattr(generated, "play", lambda *words: asked.append(words) or np.zeros((8, 2)))
+    generated.samples(run)
+    results = SimpleNamespace(runs=lambda label: [run])
+    for sampler in ctq_ode.SAMPLERS:
+        assert ctq_ode.divergences(results, sampler, 5).shape == (1,)
+    few = [("policy of here", run.env, {"beta": 0.0, "sampler": sampler, "steps": 5}, None, 4) for sampler in ctq_ode.SAMPLERS]
+    assert asked == [("policy of here", run.env, run.env_settings, None, 4), *few]
+
+
+def test_what_is_not_tuned_is_told_from_its_own_law(monkeypatch):
+    """The data's divergence from p* is that of its samples; that of a pretrained model is from the data, not from p*."""
+    known = generated.truth(ctq_swissroll.ENV, {"beta": ctq_swissroll.BETA})
+    drawn = known.law.sample(200_000, np.random.default_rng(0))
+    assert ctq_swissroll.data_divergence() == pytest.approx(known.kl(drawn, known.best), rel=0.05)
+    run = SimpleNamespace(path="here", env=ctq_swissroll.ENV, seed=0, env_settings={"beta": ctq_swissroll.BETA})
+    monkeypatch.setattr(ctq_swissroll, "load_policy", lambda path: SimpleNamespace(agent=None))
+    monkeypatch.setattr(ctq_swissroll, "play", lambda *words, **more: drawn)
+    assert ctq_swissroll.pretrained(run) < 0.05 < ctq_swissroll.data_divergence()
+
+
+class Told(str):
+    """Which column of which grid, in place of its values."""
+
+    def tolist(self) -> list[str]:
+        return [self]
+
+
+def test_each_grid_of_a_study_is_of_the_setting_it_is_called_after_and_judged_as_that(monkeypatch):
+    """Fails if two grids are of one setting, or if what is judged comes from another grid."""
+    asked, judged = {}, []
+
+    class Judged(Exception):
+        pass
+
+    def trained(grid, context, name, *settings):
+        asked[name] = settings
+        return SimpleNamespace(name=name, values=lambda column, label: Told(f"{column} of {name}"), numbers=dict)
+
+    def judge(*found):
+        judged[:] = found
+        raise Judged
+
+    for module in (ctq_gmm, ctq_ode, ctq_digits):
+        monkeypatch.setattr(module, "trained", trained)
+        monkeypatch.setattr(module, "judge", judge)
+        monkeypatch.setattr(module, "last", lambda results, score, label: Told(f"{score} of {results.name}"))
+    monkeypatch.setattr(ctq_gmm, "estimator", lambda budget: {})
+    monkeypatch.setattr(ctq_ode, "divergences", lambda results, sampler, steps: Told(f"{sampler} in {steps} of {results.name}"))
+
+    def run(module) -> list:
+        asked.clear()
+        with pytest.raises(Judged):
+            module.run(module.STUDY.budgets["quick"], None)
+        return judged
+
+    names = {0: "beta0", 1: "beta1", 2: "beta2"}
+    kls, rewards, _, single = run(ctq_gmm)
+    assert (kls, single) == ({beta: f"final of {name}" for beta, name in names.items()}, "final of m1")
+    assert rewards == [f"reward of {name}" for name in names.values()]
+    assert asked == {name: (f"env.beta={beta}",) for beta, name in names.items()} | {"m1": ("env.beta=0", "env.m=1")}
+    few, returns = run(ctq_ode)
+    assert few == {s: {k: f"{s} in {k} of plain" for k in ctq_ode.STEPS} for s in ctq_ode.SAMPLERS}
+    assert returns == {"sde": "return of sde", "ode": "return of ode"}
+    assert asked == {"plain": ("env.beta=0",)} | {s: ("env.beta=4", f"env.sampler={s}") for s in ("sde", "ode")}
+    assert run(ctq_digits) == [{0.0: "reward of beta0", 100.0: "reward of beta100"}, "nearest image of beta100", 100.0]
+    assert asked == {"beta0": ("env.beta=0",), "beta100": ("env.beta=100",)}
+
+
 @pytest.mark.parametrize("module", [ctq_gmm, ctq_swissroll, ctq_ode, ctq_digits])
 def test_every_study_answers_each_of_its_claims(module, here, tmp_path, monkeypatch):
     """From the grid to the findings. One seed decides nothing that has a spread."""

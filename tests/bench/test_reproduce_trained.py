@@ -9,6 +9,7 @@ import math
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -226,3 +227,60 @@ def test_measuring_a_gradient_moves_nothing(method):
     before = [p.clone() for p in agent.predictor.parameters()]
     fig8.noise_to_signal(agent, fig8.random_batch(agent), 5)
     assert all(torch.equal(a, b) for a, b in zip(before, agent.predictor.parameters(), strict=True))
+
+
+def one_run(method: str) -> SimpleNamespace:
+    """What `built` reads of a run: its settings, T = 5 among them, and its task."""
+    spec = EnvSpec("toy/multigoal", 2, 2, (-1.0,) * 2, (1.0,) * 2, 30, 1, None, Score("return", "max", 0, 1, ""))
+    hidden = {"actor_hidden": (8, 8), "critic_hidden": (8, 8), "batch_size": 16, "T": 5}
+    config = {"algo": {"name": method, "agent": method, **hidden}, "spec": spec.to_dict()}
+    return SimpleNamespace(path=method, env=spec.id, seed=3, config=config, env_settings={})
+
+
+def test_gradients_are_measured_at_each_depth_under_the_trained_critic_on_visited_states(monkeypatch):
+    """Each method's own, and the bare equation. Fails where an agent keeps its own new critic, the runs' depth or settings, or
+    is given other states than those of the trained policy."""
+    runs = {method: one_run(method) for method in fig8.METHODS}
+    results = SimpleNamespace(runs=lambda method, env: [runs[method]], summary={"envs": [runs["qsm"].env]})
+    trained = fig8.built(results, "qsm", runs["qsm"].env)
+    with torch.no_grad():
+        next(trained.critics.parameters()).fill_(0.5)
+    critic, seen, states, measured = trained.critics.state_dict(), object(), [], []
+    monkeypatch.setattr(fig8, "load_policy", {"qsm": SimpleNamespace(agent=trained)}.__getitem__)
+    monkeypatch.setattr(fig8, "visited", lambda run, n: states.append((run, n)) or seen)
+
+    def measure(agent, batch, draws):
+        assert batch is seen
+        assert all(torch.equal(value, critic[key]) for key, value in agent.critics.state_dict().items())
+        own = (getattr(agent.config, key, None) for key in ("chains", "baseline", "bound_penalty"))
+        measured.append((type(agent).__name__, agent.config.T, draws, *own))
+        return float(len(measured))
+
+    monkeypatch.setattr(fig8, "noise_to_signal", measure)
+    budget = fig8.Budget(None, depths=(5, 20), gradients=7, bare_gradients=9)
+    found = fig8.gradient_noise(results, runs["qsm"], budget)
+    assert states == [(runs["qsm"], 16)]
+    assert found == {"qsm": [1.0, 2.0], "dql": [3.0, 4.0], "pg": [5.0, 6.0], fig8.BARE: [7.0, 8.0]}
+    kinds = [("QSM", 7, None, None, None), ("DiffusionQL", 7, None, None, 0.1), ("DiffusionPG", 7, 4, True, 0.1),
+             ("DiffusionPG", 9, 1, False, 0.0)]  # fmt: skip
+    assert measured == [(name, depth, *rest) for name, *rest in kinds for depth in (5, 20)]
+    timed = []
+    monkeypatch.setattr(fig8, "paired_seconds", lambda functions, repeats: timed.append((len(functions), repeats)))
+    batch = Batch(*[torch.zeros(16, 2)] * 5)
+    monkeypatch.setattr(fig8, "random_batch", lambda agent: measured.append((type(agent).__name__, agent.config.T)) or batch)
+    fig8.update_times(results, 20, 11)
+    assert timed == [(3, 11)]
+    assert measured[-3:] == [("QSM", 20), ("DiffusionQL", 20), ("DiffusionPG", 20)]
+
+
+def test_visited_states_are_those_that_the_policys_actions_lead_to(monkeypatch):
+    """A constant pull to the left: the n-th state lies n steps of 0.1 from the start."""
+    pull = np.array([-0.5, 0.0], np.float32)
+    monkeypatch.setattr(fig8, "load_policy", lambda path, mode: lambda obs: np.repeat(pull[None], len(obs), axis=0))
+    batch = fig8.visited(one_run("qsm"), 1000)
+    assert len(batch.obs) == 4 * 30  # of four copies, each once
+    assert torch.equal(batch.action, torch.from_numpy(pull).expand(120, 2))
+    steps = (batch.obs[:, 0] / -0.1).round()
+    assert steps.min() == 0
+    assert steps.max() == 7  # at 0.8 the goal is reached, and another episode begins
+    assert all((steps == k).sum() >= 12 for k in range(6))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -296,6 +297,19 @@ CHANGED = {
     "steps": 200, "checkpoint_every": 40, "keep_replay": True, "logger": "tensorboard",
 }  # fmt: skip
 ALLOWED = {"steps", "checkpoint_every", "keep_replay", "logger"}
+
+
+@pytest.mark.parametrize("per", [1, 8])
+def test_every_evaluation_of_a_run_has_a_number_of_its_own(per):
+    """Wherever it ends: at a multiple of the interval, one decision later, or far between two."""
+    for steps in range(per, 40 * per, per):
+        at = SimpleNamespace(config=SimpleNamespace(eval_every=11 * per - 1, frames_per_decision=per))
+        numbers = []
+        for at.env_step in range(0, steps + 1, per):
+            every = at.config.eval_every
+            if at.env_step // every > (at.env_step - per) // every or at.env_step == steps:
+                numbers.append(run.Run._evaluation(at))
+        assert numbers == list(range(len(numbers))), steps
 
 
 @pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(RunConfig)])

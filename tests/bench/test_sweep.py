@@ -39,6 +39,7 @@ from bench.sweep.status import SweepView
 from bench.sweep.storage import SAMPLERS, PerTrial, open_storage
 from bench.typed import UsageError
 from bench.worker import locked
+from reports.load import Curve, Score
 
 SHORT = ("--envs", "toy/interior", "steps=12", "warmup=3", "eval_every=4", "log_every=6", "eval.episodes=1")
 
@@ -119,6 +120,8 @@ def test_a_value_is_the_mean_over_tasks_and_tuning_seeds_and_the_runs_are_ordina
         assert [r.name for r in runs] == ["seed_10000", "seed_10001"] * 2
         assert all((r / "DONE").exists() and not (r / "replay").exists() for r in runs)
         assert (trial["env_steps"], trial["runs"]) == (4 * 12, 4)
+        clocks = [json.loads((r / "clock.jsonl").read_text().splitlines()[-1]) for r in runs]
+        assert trial["hours"] == pytest.approx(sum(clock["total"] for clock in clocks) / 3600)
     assert recorded()["trials"][0]["params"] == {"x": 0.0, "y": 0.0}  # the defaults come first
 
 
@@ -170,6 +173,47 @@ def test_a_serial_sweep_is_reproducible_also_when_it_is_killed_on_the_way(sweep,
     whole, killed = recorded(root="whole"), recorded(root="killed")
     assert outcome(killed) == outcome(whole)
     assert len({str(t["params"]) for t in whole["trials"]}) == 16
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_parameters_of_one_range_are_drawn_apart(sampler):
+    """Fails where a trial's parameters have one random stream: every point would lie on the diagonal."""
+    study = optuna.create_study(sampler=PerTrial(SAMPLERS[sampler], 0, []))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) + trial.suggest_float("y", 0, 1), n_trials=6)
+    points = np.array([[trial.params["x"], trial.params["y"]] for trial in study.trials])
+    assert len(np.unique(points)) == 12
+
+
+def test_a_trial_that_is_taken_up_is_not_asked_again_where_it_was_let_pass(monkeypatch, tmp_path):
+    """By now the pruner knows more trials, and may answer otherwise: an undisturbed trial would have gone on."""
+    told = SimpleNamespace(intermediate_values={4: 0.1, 8: 0.2}, user_attrs={})
+    trial = SimpleNamespace(report=lambda value, step: None, should_prune=lambda: True, set_user_attr=lambda key, value: None)
+    opened = SimpleNamespace(trial_id=int, storage=SimpleNamespace(get_trial=lambda number: told))
+    monkeypatch.setattr(trial_module.Progress, "_paths", lambda self: [tmp_path])
+    monkeypatch.setattr(trial_module, "mean_curve", lambda paths: ([(4, 0.1), (8, 0.2), (12, 0.3)], False))
+    (tmp_path / "evals.jsonl").touch()
+    progress = trial_module.Progress(SimpleNamespace(opened=opened, number=0, trial=trial), None, [])
+    assert progress.look()
+    assert progress.curve == [(4, 0.1), (8, 0.2)]  # its last word before was at 8
+
+
+def test_the_end_of_a_trial_is_not_pruned_and_is_there_when_all_of_its_runs_have_ended(monkeypatch, tmp_path):
+    def run_of(ended: int) -> SimpleNamespace:
+        step = np.arange(0, ended + 1, 4.0)
+        return SimpleNamespace(score=Score(low=0.0, high=1.0), evals=Curve(step, step, step / 100), steps=12)
+
+    found = {"a": run_of(12), "b": run_of(8)}
+    monkeypatch.setattr("reports.load.read_run", found.__getitem__)
+    assert trial_module.mean_curve(["a", "b"]) == ([(4, 0.04), (8, 0.08)], False)  # a waits for b
+    whole = trial_module.mean_curve(["a", "a"])
+    assert whole == ([(4, 0.04), (8, 0.08), (12, 0.12)], True)
+    told = SimpleNamespace(intermediate_values={12: 0.12}, user_attrs={})
+    trial = SimpleNamespace(report=lambda value, step: None, should_prune=lambda: True, set_user_attr=lambda key, value: None)
+    opened = SimpleNamespace(trial_id=int, storage=SimpleNamespace(get_trial=lambda number: told))
+    monkeypatch.setattr(trial_module.Progress, "_paths", lambda self: [tmp_path])
+    monkeypatch.setattr(trial_module, "mean_curve", lambda paths: whole)
+    (tmp_path / "evals.jsonl").touch()
+    assert not trial_module.Progress(SimpleNamespace(opened=opened, number=0, trial=trial), None, []).look()
 
 
 def test_trials_that_fail_or_diverge_are_recorded_and_the_sweep_goes_on(sweep):

@@ -118,6 +118,13 @@ def test_the_measurement_of_a_random_policy_is_right_where_it_is_known():
     assert abs(returns.mean() - spec.score.low) < 4 * returns.std() / np.sqrt(1000)
 
 
+def test_a_measurement_that_is_kept_is_made_again_by_its_own_numbers():
+    """Fails on another stream of actions, for instance, or on episodes that begin otherwise than when it was made."""
+    (row,) = (row for row in scores.read() if (row["id"], row["action_repeat"]) == ("toy/multigoal", 1))
+    returns = measure.random_returns(row["id"], row["episodes"], 1, row["seed"])
+    assert (returns.mean(), returns.std(ddof=1)) == pytest.approx((row["mean"], row["std"]), rel=1e-5)
+
+
 def test_a_new_measurement_replaces_its_own_line_and_no_other(tmp_path):
     file = tmp_path / "scores.yaml"
     rows = [{"id": id, "action_repeat": k, "mean": 1e-5} for id, k in (("b", 1), ("a", 2), ("a", 1))]

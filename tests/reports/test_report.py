@@ -31,6 +31,7 @@ import reports
 from reports import action_plots, answer, archive, behaviour, charts, figures, html, load, plots, references, stats, words
 from reports import summary as numbers
 from reports.charts import Bar
+from reports.clocks import leave_out_other_work, on_processor
 from reports.figures import Panel, Series, looks
 from reports.merge import merge
 from reports.records import home_of
@@ -1098,6 +1099,26 @@ def test_other_work_on_the_machine_adds_nothing_to_the_times(tmp_path: Path, und
     assert write(root)[0]["clock"] == "wall"  # processor seconds of two threads are no time
 
 
+def test_one_environment_whose_runs_were_not_disturbed_alike_is_enough(tmp_path: Path) -> None:
+    """All clocks change then, for aggregates are over all tasks. And no interval has more of the processor than it lasted."""
+    root = synthetic.experiment(tmp_path / "two", labels=("qsm",), envs=("dmc/walker-walk", "dmc/cheetah-run"), seeds=2)
+    path = synthetic.run_dir(root, "dmc/cheetah-run", "qsm", 1) / "clock.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    synthetic.write_lines(path, [row | {"process": row["process"] / 2} for row in rows])
+    collection = load.read([root])
+    leave_out_other_work(collection)
+    assert len(collection.shares) == 4
+    clock = dataclasses.replace(collection.runs[0].clock, total=np.array([2.0, 4.0]), process=np.array([1.0, 4.0]))
+    clock = dataclasses.replace(clock, step=np.array([10.0, 20.0]), active=np.array([2.0, 3.0]))
+    np.testing.assert_allclose(on_processor(clock).active, [1.0, 2.0])
+    np.testing.assert_array_equal(clock.at(np.array([5.0, 15.0, 25.0]), "total"), [np.nan, 3.0, np.nan])  # known in between
+
+
+def test_pairs_that_are_not_separated_need_more_seeds_than_they_have() -> None:
+    high, low = [np.array([10.0, 11.0, 12.0, 13.0])], [np.array([0.0, 1.0, 2.0, 3.0])]
+    assert (numbers._seeds_needed(high, low, 6, separated=True), numbers._seeds_needed(high, low, 6, separated=False)) == (4, 7)
+
+
 def test_loads_are_compared_as_numbers(tmp_path: Path, undrawn: None) -> None:
     root = synthetic.experiment(tmp_path / "busy", labels=("qsm",), seeds=4)
     for seed, average in enumerate(("9.5", "10.25", "100.0", "null")):
@@ -1166,6 +1187,7 @@ def test_runs_are_compared_at_the_shortest_budget(tmp_path: Path, undrawn: None)
     rows = rows_of(tmp_path / "b" / "report")
     assert column(rows, "dmc/walker-walk", "long", "final") == pytest.approx(450)
     assert column(rows, "dmc/walker-walk", "short", "final") == pytest.approx(900)
+    assert column(rows, "dmc/walker-walk", "long", "final: on_bound") == pytest.approx(0.2)  # of 0.4 at its own end
     lines = (synthetic.run_dir(tmp_path / "b", "dmc/walker-walk", "long", 0) / "clock.jsonl").read_text().splitlines()
     (then,) = (line for line in map(json.loads, lines) if line["env_step"] == 50_000)
     (cost,) = (cell["cost"] for cell in summary["cells"] if cell["label"] == "long")
@@ -1217,3 +1239,12 @@ def test_a_run_that_was_not_evaluated_near_the_budget_is_left_out_and_named(tmp_
     assert "no evaluation near frame 20000, where runs are compared: the last before it is at 0" in text
     assert "no scored run of long" in text
     assert "| long | not scored |" in text
+
+
+def test_of_runs_that_are_as_short_the_longest_interval_says_what_is_near_the_budget(tmp_path: Path, undrawn: None) -> None:
+    rising = np.linspace(0, 900, 11)[:, None]
+    runs = {"often": (40_000, rising), "seldom": (40_000, rising[[0, 5, 10]]), "long": (300_000, rising)}
+    for label, (steps, returns) in runs.items():
+        synthetic.run(tmp_path / "b", "dmc/walker-walk", label, 0, steps=steps, evaluations=len(returns), returns=returns)
+    summary, _ = write(tmp_path / "b")
+    assert {cell["label"]: cell["finals"] for cell in summary["cells"]} == {"often": [900], "seldom": [900], "long": [90]}

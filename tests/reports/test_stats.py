@@ -90,6 +90,34 @@ def test_power_gives_the_textbook_sample_sizes(effect: float, seeds: int) -> Non
     assert stats.seeds_to_separate([x + effect] * 4, [x] * 4) <= -(-seeds // 4) + 1
 
 
+@pytest.mark.parametrize("effect", [0.8, 1.0])
+def test_power_over_tasks_has_the_freedom_of_all_of_them(effect: float) -> None:
+    """Against drawn t tests of four tasks, whose spread all seeds tell together. Fails on the freedom of a single task."""
+    x, tasks = np.array([-1.0, 0.0, 1.0]), 4
+    enough = stats.seeds_to_separate([x + effect] * tasks, [x] * tasks)
+
+    def power(n: int) -> float:
+        drawn = np.random.default_rng(3).normal(size=(2, 20_000, tasks, n))
+        gap = effect + drawn[0].mean((1, 2)) - drawn[1].mean((1, 2))
+        error = np.sqrt(drawn.var(3, ddof=1).mean((0, 2)) * 2 / (n * tasks))
+        return float((gap / error > oracle.t.ppf(0.975, 2 * (n - 1) * tasks)).mean())
+
+    assert power(enough - 1) < 0.8 <= power(enough)
+
+
+@pytest.mark.parametrize("tasks", [2, 5])
+def test_an_interval_of_wins_over_tasks_ends_where_the_score_test_does(tasks: int) -> None:
+    """(value - theta)^2 = z^2 var(theta), the variance of the mean of Mann-Whitney statistics (Newcombe's) over tasks, times
+    N / (N - tasks), for each task has a level of its own."""
+    x, y = np.array([1.0, 4.0, 6.0, 7.0]), np.array([0.0, 2.0, 3.0, 5.0, 5.5])
+    wins, (m, n) = stats.improvement([x] * tasks, [y] * tasks), (len(x), len(y))
+    for theta in (wins.low, wins.high):
+        spread = (1 - theta) / (2 - theta) + theta / (1 + theta)
+        variance = theta * (1 - theta) / (m * n) * (1 + ((m + n) / 2 - 1) * spread) / tasks
+        widened = variance * tasks * (m + n) / (tasks * (m + n) - tasks)
+        assert (wins.value - theta) ** 2 == pytest.approx(oracle.norm.ppf(0.975) ** 2 * widened, rel=1e-6)
+
+
 @pytest.mark.parametrize(("tasks", "seeds"), [(1, 4), (2, 3), (5, 2)])
 def test_no_fewer_seeds_than_an_interval_of_wins_needs(tasks: int, seeds: int) -> None:
     low, high = np.arange(3.0), np.arange(3.0) + 10

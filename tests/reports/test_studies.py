@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -132,6 +133,8 @@ def test_fig4_judges_the_actions_at_the_end_and_none_before(grid, tmp_path, unpa
         grid(qsm=HIGH, dql=HIGH, sac=HIGH, td3=HIGH)
         put_actions(tmp_path, ENV, "qsm", first, last, turned=1)
         assert verdicts(fig4, tmp_path) == {"modes": outcome, "extremes": outcome}
+        found = json.loads((tmp_path / "fig4" / "summary.json").read_text())
+        assert found["untrained"]["extremes"] == pytest.approx(float(first is both), abs=0.1)  # one state of the 20 is turned
 
 
 def test_fig5_judges_who_is_more_diverse_once_both_have_learned(grid, tmp_path, unpainted, monkeypatch):
@@ -144,6 +147,8 @@ def test_fig5_judges_who_is_more_diverse_once_both_have_learned(grid, tmp_path, 
         put_actions(tmp_path, env, "qsm", point, qsm)
         put_actions(tmp_path, env, "dql", point, dql)
         assert verdicts(fig5, tmp_path) == {"diversity": outcome}
+        found = json.loads((tmp_path / "fig5" / "summary.json").read_text())
+        assert all(row["spread"] < 0.1 for label in ("qsm", "dql") for row in found["untrained"][label])
 
 
 def test_a_closed_gate_names_a_larger_budget_and_no_seeds(grid, tmp_path, unpainted):

@@ -12,7 +12,7 @@ import pytest
 from clockwork import DEFINITIONS, work
 
 from bench import cli
-from bench.compare import Comparison, run
+from bench.compare import Comparison, Outcome, run, take_turns
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +34,21 @@ def test_each_revision_is_timed_where_it_lies(commit, compare):
     text = work({"one": 1.0}) + "from pathlib import Path\nassert Path('work.py').samefile(__file__)\n"
     code, out = compare(commit(text=text), commit(text=text))
     assert (code, "one" in out) == (0, True)
+
+
+def test_revisions_take_turns_in_going_first():
+    """What runs second finds a warmer core: in half of the rounds it is BASE."""
+    asked = []
+
+    class Server:
+        def ask(self, time, seconds):
+            asked.append(self)
+            return len(asked), 0.0
+
+    base, head, outcome = Server(), Server(), Outcome()
+    take_turns(outcome, base, head, ["one"], Comparison("a", rounds=4))
+    assert asked == [base, head, head, base] * 2
+    assert outcome.laps == {"one": ([1, 4, 5, 8], [2, 3, 6, 7])}
 
 
 def test_only_what_is_slower_by_a_quarter_fails(commit, compare, tmp_path):
