@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 from bench.display import GridView, Watcher
 from bench.engines import Carrier, carrier
 from bench.grid import plan, refuse_incomparable
+from bench.provenance import source_hash
 from bench.rundir import Experiment
 from bench.typed import UsageError, user_error
 from bench.worker import LOOK, limit_threads, locked
+from reports.words import plural
 
 
 def run_grid(
@@ -43,6 +46,8 @@ def run_grid(
                 print("python -m bench worker", shlex.join(words + ["--retry-failed"] * how.retry_failed))
             return 0
         print(f"{experiment.path}: {len(indices)} runs, {len(indices) - len(todo)} already ended, {engine}", flush=True)
+        for line in changed_code(experiment, indices):
+            print(line, flush=True)
         outcome = carry(engine, experiment, todo)
         code = summary(experiment, indices, outcome)
     if report and any(experiment.run_dir(c).config_path.exists() for c in experiment.cells()):
@@ -72,6 +77,22 @@ def unfinished(experiment: Experiment, indices: list[int], retry_failed: bool) -
     cells = experiment.cells()
     left = ("missing", "stopped", "running", *(["failed"] if retry_failed else []))
     return [index for index in indices if experiment.state(cells[index]) in left]
+
+
+def changed_code(experiment: Experiment, indices: list[int]) -> list[str]:
+    """A line for each algorithm and environment from outside whose code is another one than that of runs that are there: what
+    is finished stays, what is not goes on with the new code, and a mean would be over both."""
+    cells, changed = experiment.cells(), Counter()
+    for index in indices:
+        cell = cells[index]
+        for key, name in (("source", cell["config"]["algo"]["agent"]), ("env_source", cell["config"]["env"]["id"])):
+            now = source_hash(name)
+            if now and any(session.get(key, now) != now for session in experiment.run_dir(cell).sessions()):
+                changed[name] += 1
+    return [
+        f"note: the code of {name} has changed since {plural(count, 'run')} of it here began; a --name of its own begins anew"
+        for name, count in changed.items()
+    ]
 
 
 def carry(engine: Carrier, experiment: Experiment, todo: list[int]) -> dict[int, str]:

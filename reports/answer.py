@@ -21,6 +21,10 @@ def section(summary: Row, look: dict[str, Look]) -> Section:
         Text(f"**{env}**: {what}. No conclusion is drawn across them.", "notice")
         for env, what in summary["mixed"].items()
     ]
+    blocks += [
+        Text(f"**{label}** ran as {versions} versions of its code (Provenance), and its means are over all of them.", "notice")
+        for label, versions in summary["recoded"].items()
+    ]
     blocks.append(Text(_lead(summary), "lead"))
     if items := _by_environment(summary):
         blocks.append(Bullets(items))

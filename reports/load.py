@@ -218,6 +218,11 @@ class Collection:
                 found.setdefault(int(steps), []).append(run)
         return found
 
+    def codes(self, label: str) -> list[str]:
+        """Hashes of the code that the sessions of an algorithm from outside ran; [] for the benchmark's own."""
+        runs = (run for run in self.runs if run.label == label)
+        return sorted({str(session["source"]) for run in runs for session in run.sessions if session.get("source")})
+
     @property
     def envs(self) -> list[str]:
         return list(dict.fromkeys(cell.env for cell in self._cells()))

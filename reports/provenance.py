@@ -159,7 +159,7 @@ def _outside(collection: Collection, look: dict[str, Look]) -> Table | None:
         settings = (runs[0].config.get("algo") or {}) if runs else {}
         if ":" not in str(settings.get("agent")):
             continue
-        code = sorted({str(session["source"]) for run in runs for session in run.sessions if session.get("source")})
+        code = collection.codes(label)
         told = ", ".join(f"{k} {_value(v)}" for k, v in settings.items() if k not in ("name", "agent", "tuned"))
         rows.append([label_cell(label, look), Cell(str(settings["agent"]), code=True), told, ", ".join(code) or NOTHING])
         changed += [label] if len(code) > 1 else []

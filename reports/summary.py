@@ -222,6 +222,7 @@ def summarise(collection: Collection, rows: list[Row], *, allow_partial: bool = 
         "pairs": pairs,
         "states": dict(sorted(Counter(row["state"] for row in rows).items())),
         "mixed": collection.mixed,
+        "recoded": {label: len(codes) for label in collection.labels if len(codes := collection.codes(label)) > 1},
         "set_ups": {letter: dict(condition) for condition, letter in condition_names(collection.runs).items()},
         "evaluation": [found for env in envs for found in _evaluation(env, collection.runs)],
     }

@@ -506,6 +506,17 @@ def test_a_run_draws_from_no_global_generator(command, slips, tau, whose):
     assert f"ValueError: {whose}'s global generator was drawn from or seeded before frame 40: " in done.out
 
 
+def test_a_run_under_changed_code_is_named(command, slips, tmp_path):
+    words = ("run", "--name", "x", "--algos", "sac,a=slips:Decays", *SMALL)
+    assert command(*words, "--seeds", "1", "--no-report").code == 0
+    assert "has changed" not in command(*words, "--seeds", "1", "--no-report").out
+    (tmp_path / "slips.py").write_text(SLIPS + "\n# another\n")
+    again = command(*words, "--seeds", "2")
+    assert (again.code, again.out.count("has changed")) == (0, 1), again.out
+    assert "the code of slips:Decays has changed since 1 run of it here began" in again.out
+    assert "**a** ran as 2 versions of its code" in Path("runs/x/report/report.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["Shifted", "Decays", "Steps", "Aliases", "Halves"])
 def test_what_the_guide_allows_conforms(slips, tmp_path, name):
     for test in (

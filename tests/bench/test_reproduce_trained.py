@@ -154,7 +154,7 @@ def test_a_gate_of_each_asks_the_one_that_learned_least():
     results.tasks, results.preset = scores.__getitem__, "quick"
     assert results.learned(0.2, "qsm", "dql") is None
     why = results.learned(0.2, "qsm", "dql", each=True).why
-    assert "the lowest mean final score is −0.100 of the normalised range (qsm)" in why
+    assert "the lowest mean final score of qsm and dql is −0.100 of the normalised range (qsm)" in why
 
 
 # -- what is measured ----------------------------------------------------------------------------------------------------
