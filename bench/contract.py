@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,21 +20,20 @@ from torch.utils._pytree import tree_leaves
 
 import envs
 from algos import agent_class
-from algos.agent import MODES, Agent, Batch, Draw, Phase, Replay, Rollout, Trajectories, sample
+from algos.agent import MODES, Agent, Batch, Draw, Phase, Replay, ReplayConfig, Rollout, Trajectories, sample
 from algos.optimizer import Adam
 from bench.clock import LOOP, OVERHEAD
 from bench.compose import agent_config
 from bench.config import RunConfig, check_rollout
 from bench.provenance import INSTALLED
 from bench.rundir import EPISODES
-from bench.synthetic import latest_start, random_data
+from bench.synthetic import random_data
 from bench.typed import UsageError, told, user_error
 from envs.vector import VectorEnv
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 METHODS = {"draws": "(phase, n)", "act": "(obs, noise, mode)", "value": "(obs, action)"}
 BOUND = 1 + 1e-6  # of an action in [-1, 1], rounded
-UNREAD = ("batch_size", "capacity", "n_step")  # settings of a replay, which an agent on rollouts has not
 LOGGED = {"env_step", "update", EPISODES}  # names of the log's own
 TAKEN = {*LOOP, *OVERHEAD, *MODES}  # parts of the clock, and what draws are asked for beside phases
 
@@ -52,7 +52,7 @@ def check_agents(configs: list[RunConfig]) -> None:
                 check_seeded(agent, build(config, spec))
                 check(agent, obs)
                 if ":" in config.algo["agent"]:  # those of the registry are held to it by the conformance tests
-                    check_update(agent, obs)
+                    check_update(agent, _seen(config.env["id"], json.dumps(config.env_settings)))
             except UsageError as error:
                 raise UsageError(f"{config.label} on {config.env['id']}: {error}") from error
             check_rollout(config, agent.data)
@@ -82,6 +82,17 @@ def _first(env_id: str, settings: str) -> tuple[envs.EnvSpec, Tensor]:
                 check_replayed(env_id, env, user_error(make)[0], spec)
             obs, _ = env.reset()
     return spec, torch.from_numpy(obs.copy())
+
+
+@functools.lru_cache(maxsize=64)
+def _seen(env_id: str, settings: str) -> Tensor:
+    """Observations [n, S] of an episode's first decisions, in order."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        env, spec = user_error(functools.partial(envs.make, env_id, 0, 1, **json.loads(settings)))
+        with contextlib.closing(env):
+            first, *rest = opening(env, spec, 0, decisions=64)
+    return torch.from_numpy(np.concatenate([first, *rest[::3]]))
 
 
 def check_replayed(env_id: str, env: VectorEnv, again: VectorEnv, spec: envs.EnvSpec) -> None:
@@ -184,11 +195,9 @@ def check(agent: Agent, obs: Tensor) -> None:
 
 
 def check_update(agent: Agent, obs: Tensor) -> None:
-    """Raises UsageError, in one line, for what an update does that no run could bear or would show too late. obs [1, S]: one
-    that its environment gives, seen at every decision of the data. The agent is used up by it."""
+    """Raises UsageError, in one line, for what an update does that no run could bear or would show too late. obs [n, S]: some
+    that its environment gives in a row, which the data show. The agent is used up by it."""
     generator, name = torch.Generator(agent.device).manual_seed(0), type(agent).__name__
-    agent.updates = latest_start(agent)
-    data = random_data(agent, generator, obs)
 
     def tried(phase: Phase, batch: Batch | Trajectories, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         before = _versions(batch)
@@ -204,13 +213,22 @@ def check_update(agent: Agent, obs: Tensor) -> None:
                 raise UsageError(f"{name}'s phase {phase.name!r} returns {key!r} {what}: a detached tensor is wanted")
         return found
 
-    noise = {phase.name: sample(agent.draws(phase.name, agent.data.batch_size), generator) for phase in agent.due()}
+    latest: dict[str, Tensor] = {}
     try:
-        metrics = agent.diagnose(agent.update(data, noise, tried))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
+        data = random_data(agent, generator, obs)
+        for start in sorted({phase.start for phase in agent.phases}):  # so that each is tried
+            agent.updates = start
+            due = agent.due()
+            noise = {phase.name: sample(agent.draws(phase.name, agent.data.batch_size), generator) for phase in due}
+            latest |= agent.update(data, noise, tried)
+        metrics = agent.diagnose(latest)
+    except UsageError:
+        raise
+    except Exception as error:
         raise UsageError(f"{name}: {_placed(error)}") from error
+    scalars = isinstance(metrics, Mapping) and all(isinstance(value, Tensor) and not value.dim() for value in metrics.values())
+    if not scalars:
+        raise UsageError(f"{name} has a diagnose that gives something else than {{name: scalar tensor}}")
     if taken := LOGGED & metrics.keys():
         raise UsageError(f"{name} returns {min(taken)!r}, a name of the log's own ({', '.join(sorted(LOGGED))}); take another")
 
@@ -221,18 +239,22 @@ def _versions(data: Batch | Trajectories) -> list[int]:
 
 
 def _placed(error: Exception) -> str:
-    """An error with the last place in code that is no library's."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not INSTALLED & {*Path(frame.filename).parts}]
-    text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    """An error with the last place in code that is no library's, if there is one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not INSTALLED & {*Path(frame.filename).parts}]
+    last, text = (own or frames)[-1], str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _config(agent: Agent) -> str:
     cls = type(agent.config)
-    known = {field.name for field in dataclasses.fields(cls)} | set(getattr(cls, "__annotations__", {}))
+    typed, fields = vars(cls).get("__annotations__", {}), {field.name for field in dataclasses.fields(cls)}
+    if bare := [name for name, kind in typed.items() if name not in fields and "ClassVar" not in str(kind)]:
+        return f"has a Config whose {bare[0]!r} is no setting: @dataclass(frozen=True) before the class makes it one"
     for name, value in vars(cls).items():
-        if not name.startswith("_") and name not in known and isinstance(value, bool | int | float | str | tuple):
-            return f"has a Config.{name} without a type, which makes it no setting: {name}: {type(value).__name__} = {value!r}"
+        if not name.startswith("_") and name not in typed and isinstance(value, bool | int | float | str | tuple):
+            said = f"{name}: {type(value).__name__} = {value!r}"
+            return f"has a Config.{name} without a type, which makes it no setting: {said} (or ClassVar, where it is none)"
     return ""
 
 
@@ -250,8 +272,8 @@ def _data(agent: Agent) -> str:
     if isinstance(need, Rollout) and getattr(agent.config, "envs", None) != need.envs:
         found = getattr(agent.config, "envs", None)
         return f"has rollouts of {need.envs} copies and Config.envs = {found}: that setting is the number of copies"
-    if isinstance(need, Rollout) and (unread := [name for name in UNREAD if hasattr(agent.config, name)]):
-        return f"learns from rollouts and has a setting {unread[0]!r}, which a replay has: extend NetworkConfig or ChainConfig"
+    if isinstance(need, Rollout) and isinstance(agent.config, ReplayConfig):
+        return "learns from rollouts and has the settings of a replay: its Config extends NetworkConfig or ChainConfig"
     if isinstance(need, Replay) and hasattr(agent.config, "envs"):
         return "has a replay and a field Config.envs: that name is a rollout's number of copies; give the setting another one"
     if not isinstance(need.gamma, int | float) or not 0 <= need.gamma <= 1:
@@ -283,8 +305,8 @@ def _draws(agent: Agent) -> str:
         except Exception as error:
             raised = f"draws({what!r}, {n}) raises {type(error).__name__}: {error}"
             return f"says nothing of the random numbers of {what!r} ({raised}); it is {{}} where there are none"
-        values = found.values() if isinstance(found, Mapping) else [found]
-        if wrong := [type(draw).__name__ for draw in values if not isinstance(draw, Draw)]:
+        values = found.values() if isinstance(found, Mapping) else [None]
+        if wrong := [type(found if draw is None else draw).__name__ for draw in values if not isinstance(draw, Draw)]:
             return f"has a {wrong[0]} in draws({what!r}, {n}): it is {{name: algos.agent.normal(n, ...), uniform or integers}}"
         more = agent.draws(what, n + 1) if what in MODES else {}
         if shared := [name for name, draw in more.items() if name in found and draw.shape == found[name].shape]:
@@ -321,7 +343,7 @@ def _acting(agent: Agent, obs: Tensor) -> str:
 
 
 def _valuing(agent: Agent, obs: Tensor) -> str:
-    rows = obs[:1].expand(3, -1)
+    rows = obs[:1].repeat(3, 1)
     try:
         value = agent.value(rows, torch.zeros(3, agent.spec.act_dim, device=agent.device))
     except Exception as error:
@@ -354,6 +376,7 @@ def _state(agent: Agent) -> str:
             return f"has a torch optimizer in {name}, which no checkpoint keeps: use algos.optimizer.Adam"
         if isinstance(value, nn.Parameter) and id(value) not in kept:
             return f"has a bare parameter in {name}, which no checkpoint keeps: put it into a module (nn.ParameterList)"
+        parts = [part for part in parts if not isinstance(part, nn.Module) or part.state_dict()]
         if any(isinstance(part, nn.Module | nn.Parameter | Adam | torch.optim.Optimizer) for part in parts):
             return (
                 f"has modules, parameters or optimizers in the {type(value).__name__} {name}, which no checkpoint keeps: use "
@@ -368,5 +391,5 @@ def _inside(value: object) -> list[object]:
         return list(value.values())
     if isinstance(value, list | tuple):
         return list(value)
-    known = isinstance(value, nn.Module | Tensor | Adam | torch.optim.Optimizer | type) or dataclasses.is_dataclass(value)
-    return [] if known else list(getattr(value, "__dict__", {}).values())
+    known = nn.Module | Tensor | Adam | torch.optim.Optimizer | type | ModuleType
+    return [] if isinstance(value, known) or dataclasses.is_dataclass(value) else list(getattr(value, "__dict__", {}).values())

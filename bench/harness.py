@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import UserDict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ import envs
 from algos.agent import Agent, Batch, Trajectories, sample
 from algos.optimizer import Adam
 from bench.compose import agent_config, algo_values
+from bench.contract import GENERATORS
 from bench.synthetic import latest_start, period, random_data
 from envs import EnvSpec, Score
 
@@ -136,6 +138,8 @@ def memory(agent: Agent) -> dict[str, Any]:
             return value.get_state()
         if isinstance(value, np.random.Generator):
             return repr(value.bit_generator.state)
+        if isinstance(value, np.random.RandomState | random.Random):
+            return repr(value.get_state() if isinstance(value, np.random.RandomState) else value.getstate())
         return value.detach().clone() if isinstance(value, Tensor) else repr(value)
 
     def parts(value: Any, depth: int = 0) -> list[Any]:
@@ -147,7 +151,7 @@ def memory(agent: Agent) -> dict[str, Any]:
             return [part for own in tree_leaves(value) for part in parts(own, depth + 1)]
         return [part for own in getattr(value, "__dict__", {}).values() for part in parts(own, depth + 1)]
 
-    plain = (bool, int, float, str, np.ndarray, Tensor, torch.Generator, np.random.Generator)
+    plain = (bool, int, float, str, np.ndarray, Tensor, *GENERATORS)
     return {name: parts(value) for name, value in vars(agent).items()}
 
 

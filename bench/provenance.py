@@ -56,7 +56,9 @@ def source_hash(name: str) -> str | None:
         files[at] = Path(file)
         open_ += [at.rpartition(".")[0]]
         for value in list(vars(sys.modules[at]).values()):
-            open_.append(str(getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", "")))
+            named = str(getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", ""))
+            # a package's own submodules are in it once somebody has imported them: those that are named elsewhere count
+            open_ += [] if isinstance(value, ModuleType) and named.rpartition(".")[0] == at else [named]
     code = b"".join(file.read_bytes() for _, file in sorted(files.items()))
     return hashlib.sha256(code).hexdigest()[:16] if files else None
 

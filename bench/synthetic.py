@@ -31,15 +31,16 @@ def random_data(agent: Agent, generator: torch.Generator, obs: Tensor | None = N
     """What one update of the agent is given, of its own size, at random: a batch, or a rollout whose episodes have the
     horizon's length, time-outs on the one half of the copies and terminations on the other.
 
-    Entries of the environment's infos are standard normal, one number a decision. obs [1, S]: what is seen at every
-    decision, in place of observations at random.
+    Entries of the environment's infos are standard normal, one number a decision. obs [n, S]: what is seen, decision by
+    decision and over and over, in place of observations at random (but for those of a reversed diffusion, which are as they
+    can be).
     """
     need, spec = agent.data, agent.spec
     copies = need.envs if isinstance(need, Rollout) else 1
     flat = random_batch(spec, need.batch_size, generator, agent.device, copies)
-    if obs is not None:
-        seen = obs.to(agent.device).repeat(need.batch_size, 1)
-        flat = flat._replace(obs=seen, next_obs=seen.clone())
+    if obs is not None and spec.dynamics is None:
+        at = torch.arange(need.batch_size) // copies
+        flat = flat._replace(obs=obs[at % len(obs)].to(agent.device), next_obs=obs[(at + 1) % len(obs)].to(agent.device))
     if not isinstance(need, Rollout):
         return flat
     shape = (need.length, need.envs)

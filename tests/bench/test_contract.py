@@ -411,6 +411,67 @@ class Key(sac.SAC):
         return {"critic_loss": noise["draw"]}
 
 
+@dataclass(frozen=True)
+class OverridesConfig(sac.Config):
+    n_step = 3
+
+
+class Overrides(sac.SAC):
+    Config = OverridesConfig
+
+
+class UndecoratedConfig(sac.Config):
+    extra: float = 1.0
+
+
+class Undecorated(sac.SAC):
+    Config = UndecoratedConfig
+
+
+class OneDraw(sac.SAC):
+    def draws(self, phase, n):
+        return super().draws(phase, n)["eps"] if phase == "critic" else super().draws(phase, n)
+
+
+class Second(sac.SAC):
+    phases = (Phase("critic"), Phase("later", every=2), Phase("actor", start=7))
+
+    def later(self, batch, noise):
+        raise KeyError("late")
+
+    def draws(self, phase, n):
+        return {} if phase == "later" else super().draws(phase, n)
+
+
+class Mute(sac.SAC):
+    def diagnose(self, info):
+        return None
+
+
+class Spread(sac.SAC):
+    # looks at how its data are spread, and at a metric of a phase that is not always due
+    phases = (Phase("critic"), Phase("actor", every=3), Phase("target", start=7))
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.random, self.loss = random, Plain()
+
+    def critic(self, batch, noise):
+        torch.distributions.Normal(batch.obs.mean(0), batch.obs.std(0))
+        return super().critic(batch, noise)
+
+    def value(self, obs, action):
+        return super().value(obs.view(-1).view(len(obs), -1), action)
+
+    def diagnose(self, info):
+        return super().diagnose(info) | {"again": info["actor_loss"]}
+
+
+class Plain:
+    def __init__(self):
+        self.mse = nn.MSELoss()
+
+
 class Discounts(sac.SAC):
     def replay_need(self):
         return Replay(self.config.batch_size, self.config.capacity, 1, 0.97)
@@ -450,7 +511,12 @@ TOLD = {
     "Asserts(beta=2)": "slips.AssertConfig: AssertionError: beta is at most 1 (slips.py, line ",
     "Asserts(beta=3)": "slips.AssertConfig: ValueError:  (slips.py, line ",
     "Untyped": "has a Config.extra without a type, which makes it no setting: extra: float = 3.0",
-    "Buffered": "learns from rollouts and has a setting 'batch_size', which a replay has: extend NetworkConfig or ChainConfig",
+    "Buffered": "learns from rollouts and has the settings of a replay: its Config extends NetworkConfig or ChainConfig",
+    "Overrides": "has a Config.n_step without a type, which makes it no setting: n_step: int = 3 (or ClassVar",
+    "Undecorated": "has a Config whose 'extra' is no setting: @dataclass(frozen=True) before the class makes it one",
+    "OneDraw": "has a Draw in draws('critic', 8): it is {name: algos.agent.normal(n, ...)",
+    "Second": "phase 'later' fails on data at random: KeyError: 'late' (slips.py, line ",
+    "Mute": "has a diagnose that gives something else than {name: scalar tensor}",
     "OneRow": "has 'eps' of one shape in draws('sample', n) for every n",
     "KeptGraph": "keeps 'mean' with a graph behind it: decorate explore with @torch.no_grad()",
     "Both": "has a value that gives a tensor of shape [2, 3] for 3 observations: it is one number for each",
@@ -506,6 +572,17 @@ def test_a_run_draws_from_no_global_generator(command, slips, tau, whose):
     assert f"ValueError: {whose}'s global generator was drawn from or seeded before frame 40: " in done.out
 
 
+def test_the_code_of_two_plug_ins_of_a_package_is_each_one_s_own(tmp_path, monkeypatch):
+    (tmp_path / "pack").mkdir()
+    for file, text in {"__init__": "", "one": "from algos.sac import SAC", "two": "from algos.sac import SAC"}.items():
+        (tmp_path / "pack" / f"{file}.py").write_text(text + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    algos.agent_class("pack.one:SAC")
+    alone = provenance.source_hash("pack.one:SAC")
+    algos.agent_class("pack.two:SAC")
+    assert provenance.source_hash("pack.one:SAC") == alone
+
+
 def test_a_run_under_changed_code_is_named(command, slips, tmp_path):
     words = ("run", "--name", "x", "--algos", "sac,a=slips:Decays", *SMALL)
     assert command(*words, "--seeds", "1", "--no-report").code == 0
@@ -531,7 +608,7 @@ def test_what_the_guide_allows_conforms(slips, tmp_path, name):
 @pytest.mark.parametrize(
     ("algos", "env"),
     [("slips:OfTime", "generation/gmm1d"), ("dpok(pretrain=0)", "generation/gmm1d"), ("slips:Edge", "toy/multigoal"),
-     ("slips:OwnLayers", "toy/multigoal")],
+     ("slips:OwnLayers", "toy/multigoal"), ("slips:Spread", "toy/multigoal")],
 )
 def test_what_is_legitimate_is_planned(slips, algos, env):
     """An agent that reads its observations as what they are; no pretraining; an action that is 1 but for its rounding; layers
