@@ -208,16 +208,16 @@ def test_the_readme_says_what_the_pages_say() -> None:
     cells = [cell for row in [*means.values(), *weights] for cell in row.values()]
     pairs = json.loads((RESULTS / "qsm100k" / "summary.json").read_text())["pairs"]
     differences = [f"{words.number(pair['difference']['value'])} {words.interval(pair['difference'])}" for pair in pairs]
-    known = {cell.removesuffix("?") for cell in [*over, *cells, *differences]}
+    known = {" ".join(cell.removesuffix("?").split()) for cell in [*over, *cells, *differences]}
     prose, paper, own = (
-        [" ".join(value.split()) for value in re.findall(r"−?[\d.]+\s\[−?[\d.]+,\s−?[\d.]+\]", part)]
+        [" ".join(value.split()) for value in re.findall(r"−?[\d.]+\s\[−?[\d.]+,\s−?[\d.\u202f]+\]", part)]
         for part in ("\n".join(line for line in text.split("The claims of")[0].splitlines() if line[:1] != "|"),
                      text.split("The claims of")[1], results)
     )  # fmt: skip
     assert {*prose, *own} <= known
     assert own
     scores = {line.split(" | ")[1]: line.split(" | ")[5] for line in page.splitlines() if line.startswith("| dmc/")}
-    assert paper == [scores[label].removesuffix("?") for label in ("qsm", "dql", "pg")]
+    assert paper == [" ".join(scores[label].removesuffix("?").split()) for label in ("qsm", "dql", "pg")]
     sac, td3 = rows_of(tables, "SAC beside"), rows_of(tables, "TD3 beside")
     assert [row["mean here"] for row in sac] == [*["in it"] * 3, "below"]
     *_, spin = equal = rows_of(tables, "SAC after")
